@@ -1,0 +1,199 @@
+"""What the commands share: parameter types, the consoles, JSON, and text that is safe to print."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
+
+import click
+
+from accelc.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    FloatType = click.ParamType[float]
+    ShapeType = click.ParamType[tuple[str, tuple[int | str, ...]]]
+    SizeType = click.ParamType[tuple[str, int]]
+else:
+    FloatType = ShapeType = SizeType = click.ParamType  # not generic in every version that is allowed
+
+F = TypeVar("F", bound=Callable[..., Any])
+_NARROWEST, _WIDEST = 40, 120
+
+
+def printable(text: str) -> str:
+    """Text from a model or a file name on one line: what could move the cursor or break the encoding is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+# --- consoles --------------------------------------------------------------------------------------------------------
+
+
+def console(*, err: bool = False) -> Console:
+    """A console for stdout or stderr: colours only on a terminal and without NO_COLOR, and a width fit for reading."""
+    from rich.console import Console
+
+    stream = sys.stderr if err else sys.stdout
+    made = Console(file=stream, highlight=False, markup=False, emoji=False)
+    if os.environ.get("NO_COLOR") or not made.is_terminal or made.is_dumb_terminal:
+        tidy = cast(TextIO, _Tidy(stream))
+        made = Console(file=tidy, highlight=False, markup=False, emoji=False, color_system=None)
+    made.width = max(_NARROWEST, min(_WIDEST, made.width))
+    return made
+
+
+class _Tidy:
+    """A stream for plain text: lines lose the spaces that fill up the last column of a table."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(re.sub(r" +$", "", text, flags=re.MULTILINE))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """A function that says what is being done: one line with a spinner on stderr, on a terminal only."""
+    if quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield lambda text: None
+        return
+    with console(err=True).status("starting") as status:
+        yield lambda text: status.update(printable(text))
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def emit_json(schema: str, value: Any) -> None:
+    """Print a dataclass, list or mapping as JSON, with the name of its schema first."""
+    body = plain(value)
+    click.echo(json.dumps({"schema": schema, **body}, indent=2, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """Data that JSON can hold; numbers that are not finite become null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+# --- parameters ------------------------------------------------------------------------------------------------------
+
+
+def model_path(text: str) -> Path:
+    """A model file that exists. Raises UsageError with a file of a similar name where there is one."""
+    path = Path(text)
+    if not path.exists():
+        folder = path.parent if path.parent.is_dir() else Path()
+        names = [each.name for each in folder.iterdir() if each.suffix == ".onnx"]
+        close = difflib.get_close_matches(path.name, names, 1, 0.5)
+        raise UsageError(
+            "no such file", where=text, hint=f"did you mean {folder / close[0]}?" if close else "check the path"
+        )
+    return path
+
+
+class Share(FloatType):
+    """A share as 0.01 or 1%."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """0..1"""
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            share = math.nan
+        if not 0 <= share < 1:
+            self.fail(f"{value!r} is not a share; write 1% or 0.01", param, ctx)
+        return share
+
+
+class InputShape(ShapeType):
+    """The shape of an input as name=1x128; `?` or a symbol leaves a dimension open."""
+
+    name = "shape"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int | str, ...]]:
+        """(input, dimensions)"""
+        if isinstance(value, tuple):
+            return value
+        name, equals, dims = str(value).rpartition("=")
+        parts = [part.strip() for part in (dims.split(",") if "," in dims else dims.split("x"))]
+        if not name or not equals or not all(parts):
+            self.fail(f"{value!r} is no shape; write name=1x128", param, ctx)
+        return name, tuple(int(part) if part.isdecimal() else part for part in parts)
+
+
+class Size(SizeType):
+    """The size of a symbolic dimension as batch=8."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """(symbol, size)"""
+        if isinstance(value, tuple):
+            return value
+        name, equals, size = str(value).rpartition("=")
+        if not name or not equals or not size.isdecimal() or not int(size):
+            self.fail(f"{value!r} is no size; write batch=8", param, ctx)
+        return name, int(size)
+
+
+def _remember_debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.find_root().meta["accelc.debug"] = True
+
+
+def debug_option(command: F) -> F:
+    """--debug, on every command."""
+    return click.option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_remember_debug,
+        help="Show tracebacks of errors.",
+    )(command)
+
+
+def plugin_option(command: F) -> F:
+    """--plugin, on commands that use passes or backends."""
+    return click.option(
+        "--plugin",
+        "plugins",
+        multiple=True,
+        metavar="MODULE|FILE.py",
+        help="Also use the passes and backends that a module or a Python file defines.",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """--json, on commands that list facts."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")(command)

@@ -1,0 +1,275 @@
+"""`accelc optimize`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from accelc.cli.common import (
+    InputShape,
+    Share,
+    console,
+    debug_option,
+    model_path,
+    plugin_option,
+    printable,
+    progress,
+)
+from accelc.errors import UsageError
+
+if TYPE_CHECKING:
+    from accelc.api import Result
+    from accelc.instrument import Instrument, Timer
+
+EPILOG = """\b
+Examples:
+  accelc optimize model.onnx                      rounding-level fusion, verified and measured
+  accelc optimize model.onnx -O1 --portable       bit-equal, ai.onnx operators only
+  accelc optimize model.onnx -O3 --max-drop 0.5%  lower precision inside a quality budget
+  accelc optimize model.onnx --inputs samples.npz judge on your data (and labels)
+  accelc optimize model.onnx --shape ids=1x128    fix an input's dimensions
+  accelc optimize model.onnx --passes "O2, prune{sparsity=0.5}"
+  accelc optimize model.onnx --why gelu_erf       the nearest thing to a match, and what stopped it
+
+\b
+Levels:
+  -O0  read, repair, check, write
+  -O1  exact: folding, common subexpressions, dead code, shape chains; bit-equal outputs
+  -O2  and fusion for the target: equal up to rounding
+  -O3  and lower precision inside --max-drop, where it is measured faster
+
+Without --passes the result is never larger, never slower, and computes the same; what fails a check is undone and
+named in the report. The result goes to -o, by default MODEL.O2.cpu.onnx beside the model.
+"""
+
+
+@click.command(epilog=EPILOG, short_help="Make a model smaller and faster; it computes the same.")
+@click.argument("model")
+@click.option("-O", "--level", type=int, default=2, show_default=True, metavar="0..3", help="How much to do.")
+@click.option(
+    "--ep",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="Execution provider to optimize for, as cpu or cpu:threads=1.",
+)
+@click.option("-o", "--output", metavar="FILE", help="Where to write the result. The model itself may be named.")
+@click.option("--passes", metavar="TEXT", help='Passes to run instead of a level, as "O2, prune{sparsity=0.5}".')
+@click.option("--pipeline", metavar="FILE.toml", help="The same, from a file.")
+@click.option("--inputs", metavar="NPZ|DIR", help="Inputs (and labels) to verify and measure on, arrays by input name.")
+@click.option(
+    "--verify",
+    type=click.Choice(["final", "each", "off"]),
+    default="final",
+    show_default=True,
+    help="When to compare numbers with the original's: at the end, after each pass, never.",
+)
+@click.option("--no-measure", is_flag=True, help="Do not measure latency, so that slower results are not undone.")
+@click.option("--portable", is_flag=True, help="Use operators of ai.onnx only.")
+@click.option(
+    "--max-drop", type=Share(), default=0.01, metavar="SHARE", help="Quality that -O3 may cost.  [default: 1%]"
+)
+@click.option(
+    "--shape", "shapes", type=InputShape(), multiple=True, metavar="NAME=1x128", help="Fix the dimensions of an input."
+)
+@click.option("--report", metavar="FILE", help="Write the report as JSON; - prints it instead of the tables.")
+@plugin_option
+@click.option("--disable", multiple=True, metavar="RULE|PASS", help="Leave out passes or rules.")
+@click.option("--seed", type=int, default=0, show_default=True, help="For everything random.")
+@click.option("--print-after", metavar="PASS|all|change", help="Print the graph after passes, on stderr.")
+@click.option("--dump-dir", metavar="DIR", help="Write a numbered ONNX file after each pass that changes something.")
+@click.option("--time-passes", is_flag=True, help="Show where the time went, as a tree.")
+@click.option("--rule-stats", is_flag=True, help="Show how often each rule was tried and fired.")
+@click.option("--why", metavar="RULE", help="Show the closest a rule came to firing, and why it did not.")
+@click.option("--bisect-limit", type=click.IntRange(min=0), metavar="N", help="Stop after N changes.")
+@click.option("--reproducer", metavar="DIR", help="If something fails, write a folder that runs it again.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every pass that ran.")
+@debug_option
+@click.pass_context
+def optimize(ctx: click.Context, /, model: str, **options: Any) -> None:
+    """Make MODEL smaller and faster; it computes the same."""
+    _check(ctx, options)
+    from accelc.api import optimize as run
+    from accelc.instrument import Timer
+    from accelc.pipeline import Pipeline
+    from accelc.plugins import load_plugin
+
+    path = model_path(model)
+    for plugin in options["plugins"]:
+        load_plugin(plugin)
+    disable = _known(options["disable"])
+    rule = _rule(options["why"])
+    timer = Timer()
+    failures = _failures(options["reproducer"])
+    with progress(options["quiet"]) as tell:
+        result = run(
+            path,
+            level=options["level"],
+            target=options["targets"][0] if options["targets"] else "cpu",
+            passes=options["passes"],
+            pipeline=Pipeline.load(Path(options["pipeline"])) if options["pipeline"] else None,
+            output=options["output"],
+            inputs=options["inputs"],
+            verify=options["verify"],
+            measure=not options["no_measure"],
+            portable=options["portable"],
+            max_drop=options["max_drop"],
+            shapes=_shapes(options["shapes"]),
+            disable=disable,
+            bisect_limit=options["bisect_limit"],
+            plugins=options["plugins"],
+            seed=options["seed"],
+            reproducer=options["reproducer"],
+            instruments=_instruments(options, timer),
+            progress=tell,
+        )
+    _show(result, options, timer, _failures(options["reproducer"]) - failures)
+    if rule is not None:
+        _explain(rule, result, options)
+
+
+def _check(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Raise UsageError for options that exclude each other and for files that cannot be written, before any work."""
+    given = ctx.get_parameter_source("level") is click.core.ParameterSource.COMMANDLINE
+    if given and (options["passes"] is not None or options["pipeline"]):
+        raise UsageError("-O and --passes exclude each other", hint='name the level inside: --passes "O2, prune"')
+    if len(options["targets"]) > 1:
+        raise UsageError("--ep is given more than once", hint="run accelc once for each")
+    if options["quiet"] and options["verbose"]:
+        raise UsageError("-q and -v exclude each other")
+    report = options["report"]
+    if report and report != "-":
+        folder = Path(report).parent
+        if Path(report).is_dir() or not os.access(folder, os.W_OK):
+            raise UsageError("the report cannot be written", where=report, hint="name a file in a folder that exists")
+    dump = options["dump_dir"]
+    if dump and Path(dump).exists() and not Path(dump).is_dir():
+        raise UsageError("is not a folder", where=dump, hint="name a folder with --dump-dir")
+
+
+def _shapes(pairs: Sequence[tuple[str, tuple[int | str, ...]]]) -> dict[str, tuple[int | str, ...]]:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise UsageError("--shape is given twice for one input")
+    return dict(pairs)
+
+
+def _known(names: Sequence[str]) -> list[str]:
+    """Names of passes and rules as they are written, from what the user typed. Raises UsageError for an unknown one."""
+    if not names:
+        return []
+    from accelc.catalog import all_passes, suggest
+    from accelc.plugins import fold
+
+    passes = all_passes()
+    known = {fold(each.name): each.name for each in passes}
+    known |= {fold(rule.name): rule.name for each in passes for rule in each.rules}
+    found = []
+    for name in (part.strip() for text in names for part in text.split(",")):
+        if fold(name) not in known:
+            hint = suggest(fold(name), known, "accelc passes and accelc rules list them")
+            raise UsageError(f"there is no pass or rule named {name!r}", hint=hint)
+        found.append(known[fold(name)])
+    return found
+
+
+def _rule(name: str | None) -> Any:
+    if name is None:
+        return None
+    from accelc.catalog import one_rule
+
+    return one_rule(name)
+
+
+def _instruments(options: dict[str, Any], timer: Timer) -> list[Instrument]:
+    from accelc.instrument import Dump, PrintAfter
+
+    found: list[Instrument] = []
+    if options["time_passes"]:
+        found.append(timer)
+    if options["print_after"]:
+        found.append(PrintAfter(_print_after(options["print_after"]), lambda text: click.echo(text, err=True)))
+    if options["dump_dir"]:
+        try:
+            found.append(Dump(Path(options["dump_dir"])))
+        except OSError as error:
+            raise UsageError("cannot be made", where=options["dump_dir"], why=error.strerror or str(error)) from error
+    return found
+
+
+def _print_after(which: str) -> str:
+    if which in ("all", "change"):
+        return which
+    from accelc.catalog import one_pass
+
+    return one_pass(which).name
+
+
+def _failures(folder: str | None) -> frozenset[Path]:
+    """Reproducers that exist."""
+    if folder is None:
+        return frozenset()
+    path = Path(folder)
+    return frozenset(each.parent for each in path.parent.glob(f"{path.name}*/reproducer.json"))
+
+
+def _show(result: Result, options: dict[str, Any], timer: Timer, failures: frozenset[Path]) -> None:
+    from accelc.cli import render
+
+    report = options["report"]
+    if report == "-":
+        click.echo(result.report.to_json(), nl=False)
+    elif report:
+        _write(Path(report), result.report.to_json())
+    out = console()
+    if not options["quiet"] and report != "-":
+        render.report(out, result.report, verbose=options["verbose"], reproducers=sorted(map(str, failures)))
+    if options["time_passes"]:
+        render.times(out, timer.root, result.report.seconds)
+    if options["rule_stats"]:
+        render.rule_stats(out, result.report)
+
+
+def _write(path: Path, text: str) -> None:
+    """A temporary name first, so that a reader never sees half a report."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UsageError("the report cannot be written", where=str(path), why=error.strerror or str(error)) from error
+
+
+def _explain(rule: Any, result: Result, options: dict[str, Any]) -> None:
+    """--why: how often the rule fired, then the closest partial match that is left."""
+    from accelc.backend_base import BackendSpec
+    from accelc.context import Context, Settings
+    from accelc.plugins import find_backend
+    from accelc.testing import explain
+
+    law, owner = rule
+    spec = BackendSpec.parse(options["targets"][0] if options["targets"] else "cpu")
+    target = find_backend(spec.name)(spec.options).target()
+    settings = Settings(options["portable"], frozenset(), options["max_drop"], options["seed"])
+    stats = [each for record in result.report.passes for each in record.rules if each.rule == law.name]
+    fired, tried = sum(each.fired for each in stats), sum(each.tried for each in stats)
+    lines = [f"{law.name} of pass {owner.name}, {law.source}", f"  {law.law}"]
+    if not any(record.name == owner.name for record in result.report.passes):
+        lines.append(f"  the pipeline does not run pass {owner.name}")
+    else:
+        lines.append(f"  fired {fired} times, tried at {tried} nodes")
+    trace = explain(law, result.model, Context(target, settings))
+    roots = " or ".join(dict.fromkeys(form.op_type for form in law.before))
+    if trace.depth < 0:
+        lines.append(f"  the result has no {roots} where it could match")
+    else:
+        lines.append(f"  closest match that is left: {trace.where}, {max(trace.depth, 0)} nodes deep")
+        lines.append(f"  it stops because: {trace.reason}")
+    out = console()
+    for line in lines:
+        out.print(printable(line), soft_wrap=True)

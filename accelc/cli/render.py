@@ -1,0 +1,318 @@
+"""The report on a terminal: calm tables in 80 columns, the same text without colours in a pipe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from accelc.cli.common import printable
+
+if TYPE_CHECKING:
+    from accelc.instrument import Span
+    from accelc.report import Report
+    from accelc.verify import Verdict
+
+_PLAIN_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+_GOOD, _BAD, _CAUTION, _QUIET = "green", "red", "yellow", "dim"
+
+
+def is_unicode(console: Console) -> bool:
+    """Whether lines and other signs beyond ASCII can be written."""
+    return console.encoding.lower().startswith("utf")
+
+
+def table(console: Console, *columns: str, numbers: Iterable[int] = ()) -> Table:
+    """An empty table with a line under its head. numbers: columns that stand at the right."""
+    made = Table(
+        box=box.SIMPLE_HEAD if is_unicode(console) else _PLAIN_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        header_style="bold",
+        border_style=_QUIET,
+        safe_box=False,
+    )
+    for index, name in enumerate(columns):
+        right = index in set(numbers)
+        made.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
+    return made
+
+
+def facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
+    """Labels with what there is to say about them; a repeated label is printed once."""
+    made = Table.grid(padding=(0, 2), pad_edge=False)
+    made.add_column(style=_QUIET, no_wrap=True)
+    made.add_column(overflow="fold")
+    last = ""
+    for label, value in rows:
+        made.add_row(
+            "" if label == last else label,
+            value if isinstance(value, Text) else Text(printable(value), overflow="fold"),
+        )
+        last = label
+    return made
+
+
+def text(value: object, style: str = "") -> Text:
+    """A cell; nothing in it is taken for markup."""
+    return Text(printable(str(value)), style=style, overflow="fold")
+
+
+def size(number: float) -> str:
+    """Bytes as people read them: 1.23 MB."""
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000 or (unit == "MB" and number < 1e6):
+            break
+        number /= 1000
+    else:
+        unit = "MB"
+    if unit == "MB" and number >= 1000:
+        number, unit = number / 1000, "GB"
+    return f"{int(number):,} bytes" if unit == "bytes" else f"{number:,.2f} {unit}"
+
+
+def milliseconds(number: float) -> str:
+    """Three digits that count."""
+    return f"{number:.0f} ms" if number >= 100 else f"{number:.1f} ms" if number >= 10 else f"{number:.3f} ms"
+
+
+def seconds(number: float) -> str:
+    """Seconds, or milliseconds below one."""
+    return f"{number:.1f} s" if number >= 1 else f"{1000 * number:.0f} ms"
+
+
+def change(before: float, after: float) -> Text:
+    """The relative change; less is good."""
+    if before == after:
+        return Text("-", style=_QUIET)
+    if not before:
+        return Text(f"+{after:,}", style=_BAD)
+    share = 100 * (after - before) / before
+    shown = f"{share:+.1f} %" if abs(share) >= 0.05 else f"{share:+.2g} %"
+    return Text(shown, style=_GOOD if share < 0 else _BAD)
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def report(console: Console, found: Report, *, verbose: bool = False, reproducers: Sequence[str] = ()) -> None:
+    """Print the report of `accelc optimize`. reproducers: folders that were written."""
+    what = f"-O{found.level}" if found.level is not None else found.pipeline or "no passes"
+    target, _, features = found.target.partition(" (")
+    console.print()
+    console.print(text(found.source, "bold"), Text(f" {what} on {target}"), soft_wrap=True, sep="")
+    if verbose and features:
+        console.print(text(features.rstrip(")"), _QUIET))
+    console.print()
+    console.print(_sizes(console, found))
+    console.print()
+    if found.patches:
+        console.print(_passes(console, found, verbose))
+        console.print()
+    elif verbose and found.passes:
+        console.print(_every_pass(console, found))
+        console.print()
+    rows = [
+        *_checks(found),
+        *_remarks(found),
+        *(("reproducer", f"{each}: accelc reproduce {each}") for each in reproducers),
+    ]
+    if found.output:
+        rows.append(("written", text(found.output, "bold")))
+    rows.append(("time", _time(found)))
+    console.print(facts(rows))
+    console.print()
+
+
+def _sizes(console: Console, found: Report) -> Table:
+    made = table(console, "", "before", "after", "change", numbers=(1, 2, 3))
+    before, after = found.before, found.after
+    for name, old, new in (("nodes", before.nodes, after.nodes), ("parameters", before.parameters, after.parameters)):
+        made.add_row(name, f"{old:,}", f"{new:,}", change(old, new))
+    made.add_row("file size", size(before.bytes), size(after.bytes), change(before.bytes, after.bytes))
+    if before.opset != after.opset:
+        made.add_row("opset", str(before.opset), str(after.opset), Text("-", style=_QUIET))
+    if found.latency is not None:
+        timed = found.latency
+        style = {"faster": _GOOD, "slower": _BAD}.get(timed.verdict, "")
+        made.add_row(
+            "latency",
+            milliseconds(timed.original_ms),
+            milliseconds(timed.variant_ms),
+            Text(f"{timed.ratio:.2f} x", style=style),
+        )
+    return made
+
+
+@dataclass
+class _Share:
+    """What one pass did over all its runs."""
+
+    changes: int = 0
+    seconds: float = 0.0
+    nodes: int = 0
+    rules: Counter[str] = field(default_factory=Counter)
+
+
+def _by_pass(found: Report) -> dict[str, _Share]:
+    shares: dict[str, _Share] = {}
+    nodes = found.before.nodes
+    for record in found.passes:
+        share = shares.setdefault(record.text, _Share())
+        share.seconds += record.seconds
+        if record.changes:
+            share.changes += record.changes
+            share.nodes += record.nodes - nodes
+            nodes = record.nodes
+        share.rules.update({each.rule: each.fired for each in record.rules if each.fired})
+    return shares
+
+
+def _passes(console: Console, found: Report, verbose: bool) -> Table:
+    made = table(console, "pass", "changes", "nodes", "time", "by rule", numbers=(1, 2, 3))
+    for name, share in _by_pass(found).items():
+        if share.changes or verbose:
+            nodes = Text(f"{share.nodes:+d}" if share.nodes else "-", style=_GOOD if share.nodes < 0 else _QUIET)
+            rules = ", ".join(f"{rule} {fired}" for rule, fired in share.rules.most_common())
+            made.add_row(
+                text(name), str(share.changes or "-"), nodes, seconds(share.seconds), text(_listed(rules, 3), _QUIET)
+            )
+    return made
+
+
+def _listed(names: str, most: int) -> str:
+    """The first few of a list in words, and how many more."""
+    parts = names.split(", ") if names else []
+    return ", ".join(parts[:most]) + (f", {len(parts) - most} more" if len(parts) > most else "")
+
+
+def _every_pass(console: Console, found: Report) -> Table:
+    made = table(console, "pass", "changes", "time", numbers=(1, 2))
+    for name, share in _by_pass(found).items():
+        made.add_row(text(name), "-", seconds(share.seconds))
+    return made
+
+
+def _checks(found: Report) -> list[tuple[str, str | Text]]:
+    rows: list[tuple[str, str | Text]] = []
+    if not found.patches:
+        rows.append(("result", _nothing_done(found)))
+    if found.verdict is not None:
+        rows.extend(("numbers", line) for line in numbers(found.verdict))
+        accuracy = found.verdict.accuracy
+        if accuracy is not None:
+            drop = accuracy.before - accuracy.after
+            style = _GOOD if drop <= 0 else _CAUTION
+            shown = f"{100 * accuracy.before:.2f} % before, {100 * accuracy.after:.2f} % after, on {accuracy.count:,} labels"
+            rows.append(("accuracy", Text(shown, style=style)))
+    if found.latency is not None:
+        timed = found.latency
+        words = {"faster": "faster", "slower": "slower", "same": "no difference that measurement can tell"}
+        shown = f"{timed.ratio:.3f} times as fast, 95 % interval {timed.low:.3f} to {timed.high:.3f}: "
+        rows.append(("latency", Text(shown + words[timed.verdict], style=_GOOD if timed.verdict == "faster" else "")))
+        rows.append(("latency", Text(f"medians of {timed.rounds} interleaved rounds", style=_QUIET)))
+    if found.latency_note and (found.patches or found.latency is not None):
+        rows.append(("latency", found.latency_note))
+    return rows
+
+
+def _nothing_done(found: Report) -> str:
+    if found.level == 0:
+        return "-O0 only reads, repairs, checks and writes"
+    if found.refused:
+        return "everything that was found had to be undone; the original is kept"
+    name = f"-O{found.level}" if found.level is not None else "this pipeline"
+    return f"{name} finds nothing to change in this model"
+
+
+def numbers(verdict: Verdict, *, of: str = "the original") -> list[Text]:
+    """What the comparison of numbers found, one line each. of: whose numbers are the reference."""
+    if verdict.status == "skipped":
+        return [Text(f"not compared: {printable(verdict.reason)}", style=_CAUTION)]
+    on = f"on {verdict.samples} set{'s' if verdict.samples != 1 else ''} of inputs"
+    quality = verdict.quality
+    if verdict.status == "same":
+        if quality is None or quality.relative_error == 0:
+            return [Text(f"equal to those of {of} {on}", style=_GOOD)]
+        return [Text(f"equal to those of {of} up to rounding ({quality.relative_error:.1e}) {on}", style=_GOOD)]
+    if verdict.status == "within budget":
+        lines = [Text(f"inside the quality budget {on}", style=_GOOD)]
+        return [*lines, Text(str(quality))] if quality is not None else lines
+    return [Text(f"{verdict.status}: {printable(verdict.reason)}", style=_BAD)]
+
+
+def _remarks(found: Report) -> list[tuple[str, str | Text]]:
+    rows: list[tuple[str, str | Text]] = [("repaired", each) for each in found.repairs]
+    for refusal in found.refused:
+        rows.append(("refused", text(f"{refusal.kind} {refusal.name} ({refusal.gate}): {refusal.reason}", _CAUTION)))
+    skipped = {record.name: record.skipped for record in found.passes if record.skipped}
+    refused = {refusal.name for refusal in found.refused}
+    grouped: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        if name not in refused:
+            grouped.setdefault(reason, []).append(name)
+    rows += [("skipped", f"{', '.join(names)}: {reason}") for reason, names in grouped.items()]
+    return rows + [("note", each) for each in found.notes]
+
+
+def _time(found: Report) -> str:
+    phases = sorted(found.seconds.items(), key=lambda each: -each[1])[:4]
+    return f"{seconds(sum(found.seconds.values()))} ({', '.join(f'{name} {seconds(spent)}' for name, spent in phases)})"
+
+
+# --- instruments -----------------------------------------------------------------------------------------------------
+
+
+def times(console: Console, root: Span, phases: Mapping[str, float]) -> None:
+    """--time-passes: the phases, and inside them the passes as the pipeline nests them."""
+    tree = Tree(Text("time", style="bold"), guide_style=_QUIET)
+    for name, spent in phases.items():
+        branch = tree.add(_timed(name, spent))
+        if name == "passes":
+            _add_spans(branch, root)
+    console.print(tree)
+    console.print()
+
+
+def _timed(name: str, spent: float, runs: int = 1) -> Text:
+    shown = Text.assemble(printable(name), "  ", (f"{1000 * spent:,.1f} ms", "bold"))
+    return shown.append(f"  {runs} runs", style=_QUIET) if runs > 1 else shown
+
+
+def _add_spans(branch: Tree, span: Span) -> None:
+    for child in sorted(span.children.values(), key=lambda each: -each.seconds):
+        _add_spans(branch.add(_timed(child.name, child.seconds, child.runs)), child)
+
+
+def rule_stats(console: Console, found: Report) -> None:
+    """--rule-stats: every rule that was tried, those that fired first."""
+    tried: Counter[tuple[str, str]] = Counter()
+    fired: Counter[tuple[str, str]] = Counter()
+    spent: Counter[tuple[str, str]] = Counter()
+    for record in found.passes:
+        for each in record.rules:
+            key = (each.rule, each.source)
+            tried[key] += each.tried
+            fired[key] += each.fired
+            spent[key] += int(each.seconds * 1e9)
+    made = table(console, "rule", "fired", "tried", "ms", "where", numbers=(1, 2, 3))
+    for key in sorted(tried, key=lambda each: (-fired[each], -tried[each], each)):
+        if tried[key]:
+            style = "" if fired[key] else _QUIET
+            made.add_row(
+                text(key[0], style),
+                f"{fired[key]:,}",
+                f"{tried[key]:,}",
+                f"{spent[key] / 1e6:.1f}",
+                text(key[1], style),
+            )
+    console.print(made)
+    idle = sum(1 for key in tried if not tried[key])
+    console.print(Text(f"{idle} more rules saw none of the operators they start at", style=_QUIET) if idle else "")

@@ -1,0 +1,187 @@
+"""What a pass may know besides the model: the target, the options, the fuel, the data, and who is watching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from accelc import ir
+
+if TYPE_CHECKING:
+    from accelc.backend_base import Backend
+    from accelc.data import Sample
+    from accelc.instrument import Instrument
+    from accelc.pass_base import Pass, PassRecord
+    from accelc.runner import Runner
+    from accelc.structure import Contract
+    from accelc.target import Target
+
+
+@dataclass(frozen=True)
+class PatchRecord:
+    """One change to the graph: which pass and rule made it, and at which node."""
+
+    index: int
+    pass_name: str
+    rule: str
+    node: str
+
+    def __str__(self) -> str:
+        return f"patch {self.index}: {self.pass_name} >> {self.rule} at {self.node}"
+
+
+@dataclass
+class Fuel:
+    """Counts changes and stops after `limit` of them; bisection turns this knob. None is unlimited."""
+
+    limit: int | None = None
+    records: list[PatchRecord] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        return self.limit is not None and len(self.records) >= self.limit
+
+    def spend(self, pass_name: str, rule: str, node: str) -> PatchRecord | None:
+        """Account for one change; None when there is no fuel left and the change must not be made."""
+        if self.empty:
+            return None
+        record = PatchRecord(len(self.records) + 1, pass_name, rule, node)
+        self.records.append(record)
+        return record
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The user's choices that passes read.
+
+    portable: only operators of ai.onnx. disabled: names of passes and rules that must not run. max_drop: how much
+    quality -O3 may cost. seed: for everything random. shapes: dimensions fixed by `--shape`. measure: whether latency
+    may be measured to decide.
+    """
+
+    portable: bool = False
+    disabled: frozenset[str] = frozenset()
+    max_drop: float = 0.01
+    seed: int = 0
+    shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
+    measure: bool = True
+
+
+class Context:
+    """Handed to every pass."""
+
+    def __init__(
+        self,
+        target: Target,
+        settings: Settings | None = None,
+        *,
+        backend: Backend | None = None,
+        fuel: Fuel | None = None,
+        instruments: Sequence[Instrument] = (),
+        runner: Runner | None = None,
+        samples: Callable[[], Sequence[Sample]] | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        self.target, self.backend = target, backend
+        self.settings = settings or Settings()
+        self.fuel = fuel or Fuel()
+        self.instruments = tuple(instruments)
+        self._samples = samples
+        self.contract: Contract | None = None
+        self.current: Pass | None = None
+        self.records: list[PassRecord] = []
+        self.notes: list[str] = []
+        self._runner = runner
+        self._progress = progress
+        self._cache: dict[Any, tuple[int, Any]] = {}
+        self._version = 0
+
+    # --- the runtime
+
+    @property
+    def runner(self) -> Runner:
+        """The child process that executes models. Started when first asked for."""
+        if self._runner is None:
+            from accelc.runner import Runner
+
+            self._runner = Runner()
+        return self._runner
+
+    def close(self) -> None:
+        """Stop the child process, if this context started one."""
+        if self._runner is not None:
+            self._runner.__exit__(None, None, None)
+            self._runner = None
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """Verification inputs with what the original computes on them; empty when nothing runs or none are wanted."""
+        return self._samples() if self._samples is not None else ()
+
+    # --- changes
+
+    def disabled(self, name: str) -> bool:
+        """Whether a pass or rule is switched off."""
+        return name in self.settings.disabled
+
+    def spend(self, rule: str, node: str, pass_name: str | None = None) -> bool:
+        """Account for one change, by the running pass unless another is named. False: it must not be made."""
+        owner = pass_name or (self.current.name if self.current else "")
+        record = self.fuel.spend(owner, rule, node)
+        if record is None:
+            return False
+        self._version += 1
+        for instrument in self.instruments:
+            instrument.on_patch(record)
+        return True
+
+    def note(self, text: str) -> None:
+        """Say something the report must show."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def progress(self, text: str) -> None:
+        """Tell whoever waits what is being done."""
+        if self._progress is not None:
+            self._progress(text)
+
+    # --- what the target can do
+
+    def allows(self, domain: str, op_type: str, opset: int, types: Mapping[str, ir.DataType]) -> bool | str:
+        """True when the target has a kernel for an operator on these types and vendor operators may be used, else why not."""
+        if domain and self.settings.portable:
+            return f"{domain}.{op_type} is a vendor operator and --portable is on"
+        version = opset if not domain else 1
+        names = {parameter: f"tensor({_type_name(dtype)})" for parameter, dtype in types.items()}
+        if self.target.has_kernel(domain, op_type, version, names):
+            return True
+        shown = ", ".join(f"{k}={v}" for k, v in names.items()) or f"opset {version}"
+        return f"{self.target.name} has no kernel for {op_type} with {shown}"
+
+    # --- analyses
+
+    def analysis(self, compute: Callable[[ir.Model], Any], model: ir.Model) -> Any:
+        """The result of an analysis, computed again only after the model changed."""
+        found = self._cache.get(compute)
+        if found is not None and found[0] == self._version:
+            return found[1]
+        result = compute(model)
+        self._cache[compute] = (self._version, result)
+        return result
+
+    def preserve(self, computes: Sequence[Callable[[ir.Model], Any]], since: int) -> None:
+        """Declare that analyses valid at version `since` still hold now."""
+        for compute in computes:
+            found = self._cache.get(compute)
+            if found is not None and found[0] == since:
+                self._cache[compute] = (self._version, found[1])
+
+    @property
+    def version(self) -> int:
+        """Counts the changes made so far."""
+        return self._version
+
+
+def _type_name(dtype: ir.DataType) -> str:
+    return {"FLOAT": "float", "DOUBLE": "double"}.get(dtype.name, dtype.name.lower())

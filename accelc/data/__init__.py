@@ -1,0 +1,28 @@
+"""Feeds for verification, evaluation and calibration: made from a model's signature, or read from the user's files."""
+
+from accelc.data.feeds import MAX_ELEMENTS, Feed, Generator, Run, Sample, Values, find_feeds, generate, typical_feed
+from accelc.data.load import EvalData, load_data, load_feeds, top1_accuracy
+from accelc.data.specs import Dim, Hints, InputSpec, Value, infer_hints, output_signature, signature
+
+__all__ = [
+    "MAX_ELEMENTS",
+    "Dim",
+    "EvalData",
+    "Feed",
+    "Generator",
+    "Hints",
+    "InputSpec",
+    "Run",
+    "Sample",
+    "Value",
+    "Values",
+    "find_feeds",
+    "generate",
+    "infer_hints",
+    "load_data",
+    "load_feeds",
+    "output_signature",
+    "signature",
+    "top1_accuracy",
+    "typical_feed",
+]

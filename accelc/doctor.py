@@ -1,0 +1,128 @@
+"""What this machine and this installation can do, and why not where they cannot."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from accelc.errors import AccelcError
+from accelc.plugins import GROUPS, entries
+from accelc.runner import Runner
+from accelc.target import Target, usable_processors
+
+SCHEMA = "accelc.doctor/1"
+_PACKAGES = ("accelc", "onnx", "onnx-ir", "numpy", "networkx", "click", "rich")
+_RUNTIMES = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-directml", "onnxruntime-openvino")
+
+
+@dataclass(frozen=True)
+class Provider:
+    """An execution provider: its backend in accelc and who brings it, or why it cannot be used."""
+
+    name: str
+    available: bool
+    reason: str = ""
+    origin: str = ""
+    details: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """versions: by package. machine: facts by name. int8_exact: whether products of u8 and s8 are exact in 8 bits.
+
+    plugins: (kind, name, who brings it) of what is not built in. problems: what a user should know, one sentence each.
+    """
+
+    versions: Mapping[str, str]
+    machine: Mapping[str, str]
+    int8_exact: bool
+    int8: str
+    providers: tuple[Provider, ...]
+    plugins: tuple[tuple[str, str, str], ...]
+    problems: tuple[str, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether at least one provider works."""
+        return any(provider.available for provider in self.providers)
+
+
+def diagnose() -> Diagnosis:
+    """Look at everything; each provider runs a small model in a child process."""
+    target = Target.cpu()
+    runtimes = {name: version for name in _RUNTIMES if (version := _version(name))}
+    with Runner() as runner:
+        providers = [_provider(name, runner) for name in entries("backend")]
+        known = {provider.name for provider in providers}
+        others = [name for name in runner.available if _short(name) not in known]
+    providers += [Provider(_short(name), False, "accelc has no backend for it", "onnxruntime") for name in others]
+    return Diagnosis(
+        versions={**{name: _version(name) for name in _PACKAGES}, **runtimes, "python": platform.python_version()},
+        machine={
+            "system": f"{platform.system()} {platform.release()}",
+            "processor": _processor() or platform.machine(),
+            "architecture": platform.machine(),
+            "instruction sets": ", ".join(sorted(target.isa)) or "unknown",
+            "usable processors": str(usable_processors()),
+        },
+        int8_exact=target.int8_dot_exact,
+        int8="u8 x s8 products are exact in 8 bits"
+        if target.int8_dot_exact
+        else "u8 x s8 products saturate: weights are kept to 7 bits",
+        providers=tuple(providers),
+        plugins=tuple(_plugins()),
+        problems=tuple(_problems(runtimes)),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _short(provider: str) -> str:
+    """cpu for CPUExecutionProvider."""
+    return provider.removesuffix("ExecutionProvider").lower()
+
+
+def _provider(name: str, runner: Runner) -> Provider:
+    entry = entries("backend")[name]
+    try:
+        found = entry.load()().probe(runner)
+    except AccelcError as error:
+        return Provider(name, False, str(error), entry.origin)
+    return Provider(name, found.available, found.reason, entry.origin, dict(found.details))
+
+
+def _plugins() -> list[tuple[str, str, str]]:
+    own = f"accelc {_version('accelc')}"
+    return [
+        (kind, entry.name, entry.origin) for kind in GROUPS for entry in entries(kind).values() if entry.origin != own
+    ]
+
+
+def _problems(runtimes: Mapping[str, str]) -> list[str]:
+    found = []
+    if not runtimes:
+        found.append("onnxruntime is not installed; pip install onnxruntime")
+    if len(runtimes) > 1:
+        names = " and ".join(runtimes)
+        found.append(f"{names} are both installed and overwrite each other; uninstall all of them, then install one")
+    return found
+
+
+def _processor() -> str:
+    """The processor's name as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if sys.platform == "linux" and info.exists():
+        for line in info.read_text("utf-8", "replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                return value.strip()
+    return platform.processor()

@@ -1,0 +1,87 @@
+"""Gates a candidate must pass besides equality: no larger, no slower, and on request right after every single pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from accelc import ir
+from accelc.backend_base import Backend
+from accelc.context import Context, PatchRecord
+from accelc.errors import PassError
+from accelc.exporter import write_model
+from accelc.instrument import Instrument
+from accelc.measure import Comparison, compare
+from accelc.pass_base import Pass, PassRecord, PassResult
+from accelc.runner import Runner, RuntimeFailure, Session
+from accelc.source import Source
+from accelc.verify import Judge, Reference, Verifier
+
+
+def grower(records: Sequence[PassRecord]) -> str:
+    """The pass that added most bytes of weights, or the last one that changed anything when none added any."""
+    growth: dict[str, int] = {}
+    last: int | None = None
+    for record in records:
+        if record.changes:
+            growth[record.name] = growth.get(record.name, 0) + (record.bytes - last if last is not None else 0)
+            last = record.bytes
+    if not growth:
+        return ""
+    most = max(growth, key=lambda name: growth[name])
+    return most if growth[most] > 0 else list(growth)[-1]
+
+
+class Timing:
+    """Paired latency against the original, on one backend, under the runtime's default optimizations."""
+
+    def __init__(self, backend: Backend, runner: Runner, source: Source, reference: Reference) -> None:
+        self.backend, self.runner, self.source = backend, runner, source
+        self.feeds = [feed.values for feed in reference.measuring]
+        self._original: Session | None = None
+
+    def __enter__(self) -> Timing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._original is not None:
+            self.runner.close(self._original)
+
+    def compare(self, results: Sequence[Path], seconds: float) -> list[Comparison]:
+        """The results against the original, interleaved. Raises RuntimeFailure."""
+        if self._original is None:
+            self._original = self._load_original()
+        sessions: list[Session] = []
+        try:
+            sessions.extend(self.backend.load(self.runner, path) for path in results)
+            return compare(self.runner, self._original, sessions, self.feeds, seconds)
+        finally:
+            for session in sessions:
+                self.runner.close(session)
+
+    def _load_original(self) -> Session:
+        failure: RuntimeFailure | None = None
+        for form in self.source.runnable():
+            try:
+                folder = self.source.base_dir if isinstance(form, bytes) else None
+                return self.backend.load(self.runner, form, folder=folder)
+            except RuntimeFailure as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
+
+
+class VerifyEach(Instrument):
+    """Judges the numbers after every pass that changed something (`--verify each`)."""
+
+    def __init__(self, verifier: Verifier, folder: Path, judge_of: Callable[[Sequence[PatchRecord]], Judge]) -> None:
+        self.verifier, self.folder, self.judge_of = verifier, folder, judge_of
+
+    def after(self, each: Pass, result: PassResult, model: ir.Model, ctx: Context) -> None:
+        if not result.changes or each.name == "fixpoint":
+            return
+        path = self.folder / "each.onnx"
+        write_model(model, path)
+        verdict = self.verifier.judge(path, self.judge_of(ctx.fuel.records))
+        if not verdict.passed:
+            raise PassError(verdict.reason, where=f"pass {each.name}")

@@ -1,0 +1,98 @@
+"""What happened, for people and scripts. The JSON form is versioned: fields are added, never renamed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelc.measure import Comparison
+from accelc.pass_base import PassRecord
+from accelc.size import Size
+from accelc.verify import Verdict
+
+SCHEMA = "accelc.report/1"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Something that was undone or not done. kind: rule, pass or level. gate: numbers, size, latency, structure."""
+
+    kind: str
+    name: str
+    gate: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} was switched off ({self.gate}): {self.reason}"
+
+
+@dataclass
+class Report:
+    """The result of one `optimize`. seconds: wall time by phase. latency: None when it was not measured."""
+
+    source: str
+    output: str
+    level: int | None
+    pipeline: str
+    target: str
+    versions: Mapping[str, str]
+    before: Size
+    after: Size
+    repairs: tuple[str, ...] = ()
+    passes: Sequence[PassRecord] = ()
+    refused: Sequence[Refusal] = ()
+    notes: Sequence[str] = ()
+    verdict: Verdict | None = None
+    latency: Comparison | None = None
+    latency_note: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    patches: int = 0
+
+    def changed(self) -> dict[str, PassRecord]:
+        """What each pass did in total, in order of first run; passes that changed nothing are left out."""
+        found: dict[str, PassRecord] = {}
+        for record in self.passes:
+            if not record.changes:
+                continue
+            have = found.get(record.text)
+            if have is None:
+                found[record.text] = dataclasses.replace(record)
+            else:
+                have.changes += record.changes
+                have.seconds += record.seconds
+                have.nodes, have.bytes = record.nodes, record.bytes
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data. Numbers that are not finite become null."""
+        body = {each.name: _plain(getattr(self, each.name)) for each in dataclasses.fields(self)}
+        if self.latency is not None:
+            body["latency"]["verdict"] = self.latency.verdict
+        if self.verdict is not None and self.verdict.quality is not None:
+            quality = self.verdict.quality
+            body["verdict"]["quality"] |= {
+                name: _plain(getattr(quality, name)) for name in ("cosine", "relative_error", "rmse_relative", "top1")
+            }
+        return {"schema": SCHEMA, **body}
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "item") and not isinstance(value, str | bytes):
+        return _plain(value.item())
+    return value if isinstance(value, str | int | bool) or value is None else str(value)

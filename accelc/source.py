@@ -1,0 +1,79 @@
+"""The model that was handed in: loaded afresh for every attempt, and runnable as it was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+
+from accelc import ir
+from accelc.errors import UsageError
+from accelc.importer import Imported, import_proto, read_model
+from accelc.infer import infer_model
+from accelc.size import Size, size_of_proto
+
+ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+
+
+class Source:
+    """The model that was handed in. path: its file, or None for a model in memory."""
+
+    def __init__(self, path: Path | None, imported: Imported, held: bytes | None = None) -> None:
+        self.path, self.imported = path, imported
+        self.has_value_info = len(imported.proto.graph.value_info) > 0
+        self._held = held
+        self._unused: onnx.ModelProto | None = imported.proto
+
+    @classmethod
+    def of(cls, model: ModelLike, base_dir: Path | None = None) -> Source:
+        """Import a model from a file or from memory. Raises ModelError when it is broken, UsageError for no file."""
+        if isinstance(model, ir.Model):
+            model = ir.to_proto(model)
+        if isinstance(model, onnx.ModelProto):
+            imported = import_proto(model, base_dir)
+            return cls(None, imported, imported.proto.SerializeToString())
+        if not isinstance(model, str | os.PathLike):
+            kind = type(model).__name__
+            raise UsageError(f"cannot optimize a {kind}", hint="give a path, a ModelProto or an accelc.ir.Model")
+        path = Path(model)
+        return cls(path, read_model(path))
+
+    @property
+    def base_dir(self) -> Path:
+        """The folder of external data."""
+        return self.imported.base_dir
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the model and of the external data it refers to."""
+        return self.imported.bytes
+
+    def proto(self) -> onnx.ModelProto:
+        """The repaired proto, to keep: every call returns another one."""
+        if self._unused is not None:
+            unused, self._unused = self._unused, None
+            return unused
+        if self._held is not None:
+            proto = onnx.ModelProto()
+            proto.ParseFromString(self._held)
+            return proto
+        assert self.path is not None
+        return read_model(self.path).proto
+
+    def fresh(self) -> ir.Model:
+        """The graph as imported, with types and shapes inferred; every call returns a new one."""
+        model = ir.from_proto(self.proto(), self.base_dir)
+        infer_model(model)
+        return model
+
+    def size(self) -> Size:
+        """The original in numbers."""
+        return size_of_proto(self.imported.proto, self.file_bytes)
+
+    def runnable(self) -> tuple[Path | bytes, ...]:
+        """Forms of the original to hand to the runtime: the untouched file first, then the repaired one."""
+        if self._held is not None:
+            return (self._held,)
+        assert self.path is not None
+        return (self.path, read_model(self.path).proto.SerializeToString())

@@ -1,0 +1,331 @@
+"""Numbers: the original against the result, in the runtime with its optimizations off.
+
+The original is run once, on generated inputs or the user's; every candidate is then judged on the same samples. A model
+whose weights exceed what memory should hold is run in segments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from accelc import compare, streamed
+from accelc.data import (
+    EvalData,
+    Feed,
+    Sample,
+    find_feeds,
+    infer_hints,
+    load_data,
+    output_signature,
+    signature,
+    top1_accuracy,
+    typical_feed,
+)
+from accelc.errors import AccelcError, ModelError, UsageError
+from accelc.runner import Runner, RuntimeFailure, Session
+from accelc.source import Source
+
+DATA_RUN_LIMIT_S = 600.0
+RUN_LIMIT_S = 8.0
+"""Seconds for one run on generated inputs, which are small; a model that takes longer is not verified on them."""
+LOAD_LIMIT_S = 120.0
+PLAIN = {"session.disable_prepacking": "1"}
+"""Kernels round differently when they pack constant weights; without that, exact passes leave the very same bits."""
+SEARCH_S = 20.0
+EDGE_SETS = 3
+
+
+EDGE = compare.Tolerance(scale=100.0, finite_only=True)
+"""Extreme inputs amplify rounding: there only gross errors count, unless the passes claim to be exact."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What a result must be.
+
+    exact: the same bits. max_drop: None for equality to rounding, else the quality that may be lost: cosine at least
+    1 - max_drop, error energy at most 2 * max_drop, accuracy down by at most max_drop. changes_function: anything goes
+    that runs; quality is only reported.
+    """
+
+    exact: bool = False
+    max_drop: float | None = None
+    changes_function: bool = False
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of labels hit, 0..1, over `count` labels."""
+
+    before: float
+    after: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """status: same, within budget, different, or skipped. reason: why it is different or was skipped.
+
+    quality: figures over all samples, when there are any. samples: how many were compared.
+    """
+
+    status: str
+    reason: str = ""
+    quality: compare.Quality | None = None
+    accuracy: Accuracy | None = None
+    samples: int = 0
+    descriptions: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return self.status != "different"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the original computes. skipped: why nothing can be compared; unstable: outputs of random operators."""
+
+    samples: tuple[Sample, ...] = ()
+    data: EvalData | None = None
+    unstable: frozenset[str] = frozenset()
+    skipped: str = ""
+    notes: tuple[str, ...] = ()
+    load_error: str = ""
+    lies: frozenset[str] = frozenset()
+    typical: Feed | None = None
+
+    @property
+    def measuring(self) -> list[Feed]:
+        """What to measure latency on: the user's data, else inputs of the usual size, else what runs."""
+        ordinary = [sample.feed for sample in self.samples if not sample.feed.edge]
+        return [self.typical] if self.typical is not None else ordinary[:3]
+
+
+Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+@dataclass
+class Verifier:
+    """Judges results against one original. It belongs to one thread at a time."""
+
+    source: Source
+    runner: Runner
+    data_path: Path | None = None
+    seed: int = 0
+    symbols: Mapping[str, int] = field(default_factory=dict)
+    _reference: Reference | None = None
+
+    @property
+    def reference(self) -> Reference:
+        """Computed when first asked for.
+
+        Raises ModelError when the runtime refuses the original, UsageError when the user's data does not fit.
+        """
+        if self._reference is None:
+            self._reference = self._prepare()
+        return self._reference
+
+    @property
+    def known(self) -> Reference | None:
+        """The reference if it was computed already."""
+        return self._reference
+
+    def _prepare(self) -> Reference:
+        proto = self.source.imported.proto
+        specs = signature(proto)
+        data = load_data(self.data_path, specs) if self.data_path is not None else None
+        try:
+            run, close = self._open_original()
+        except RuntimeFailure as failure:
+            if failure.unsupported or failure.kind in ("timeout", "memory"):
+                return Reference(
+                    skipped=f"the runtime cannot load the original: {failure.why or failure.what}",
+                    load_error=str(failure),
+                )
+            raise ModelError(
+                "ONNX Runtime refuses the model", where=self._where(), why=failure.why or failure.what
+            ) from failure
+        try:
+            return self._run_original(run, specs, data, proto)
+        finally:
+            close()
+
+    def _where(self) -> str:
+        return str(self.source.path) if self.source.path is not None else "model"
+
+    def _open_original(self) -> tuple[Run, Callable[[], None]]:
+        if streamed.weight_bytes(self.source.imported.proto) > streamed.STREAMING_THRESHOLD:
+            return self._streamed(self.source.path or self.source.imported.proto)
+        failure: RuntimeFailure | None = None
+        for form in self.source.runnable():
+            try:
+                return self._session(form)
+            except RuntimeFailure as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
+
+    def _session(self, form: Path | bytes) -> tuple[Run, Callable[[], None]]:
+        folder = self.source.base_dir if isinstance(form, bytes) else None
+        session: Session = self.runner.load(
+            form, optimize=False, threads=1, folder=folder, config=PLAIN, timeout=LOAD_LIMIT_S
+        )
+        limit = RUN_LIMIT_S if self.data_path is None else DATA_RUN_LIMIT_S
+        return partial(self.runner.run, session, timeout=limit), partial(self.runner.close, session)
+
+    def _streamed(self, form: Path | onnx.ModelProto) -> tuple[Run, Callable[[], None]]:
+        folder = form.parent if isinstance(form, Path) else self.source.base_dir
+        return partial(streamed.run_streamed, self.runner, form, folder), lambda: None
+
+    def _run_original(self, run: Run, specs: Any, data: EvalData | None, proto: onnx.ModelProto) -> Reference:
+        typical: Feed | None = None
+        if data is not None:
+            samples = []
+            for feed in data.feeds:
+                try:
+                    samples.append(Sample(feed, run(feed.values)))
+                except RuntimeFailure as failure:
+                    raise UsageError(
+                        "the original does not run on this data",
+                        where=str(self.data_path),
+                        why=failure.why or failure.what,
+                    ) from failure
+        else:
+            hints = infer_hints(proto, self.symbols)
+            quick = partial(_quickly, run)
+            try:
+                samples = find_feeds(specs, quick, edges=EDGE_SETS, seed=self.seed, hints=hints, seconds=SEARCH_S)
+            except _TooSlow:
+                return Reference(skipped=f"one run of the original takes more than {RUN_LIMIT_S:g} s")
+            typical = typical_feed(specs, run, seed=self.seed, hints=hints) if samples else None
+        if not samples:
+            return Reference(
+                skipped="the original runs on none of the generated inputs; give some with --inputs data.npz"
+            )
+        unstable: frozenset[str] = frozenset()
+        try:
+            unstable = compare.random_outputs(run, samples[0].feed.values)
+        except AccelcError as error:
+            return Reference(skipped=f"the original runs once but not twice: {error}")
+        lies = frozenset(
+            difference.output
+            for sample in samples
+            for difference in compare.contradicted_outputs(output_signature(proto), sample.outputs)
+        )
+        notes = data.notes if data is not None else ()
+        return Reference(tuple(samples), data, unstable, notes=notes, lies=lies, typical=typical)
+
+    def judge(self, result: Path, judge: Judge) -> Verdict:
+        """Run a result on the reference's samples and compare."""
+        reference = self.reference
+        if reference.skipped:
+            return Verdict("skipped", reference.skipped)
+        proto = onnx.load(str(result), load_external_data=False)
+        big = streamed.weight_bytes(proto) > streamed.STREAMING_THRESHOLD
+        try:
+            run, close = self._streamed(result) if big else self._session(result)
+        except AccelcError as error:
+            return Verdict("different", f"the result does not load: {getattr(error, 'why', '') or error}")
+        try:
+            return self._compare(run, reference, judge)
+        finally:
+            close()
+
+    def _compare(self, run: Run, reference: Reference, judge: Judge) -> Verdict:
+        actual: list[Mapping[str, Any]] = []
+        for sample in reference.samples:
+            try:
+                actual.append(run(sample.feed.values))
+            except AccelcError as error:
+                if sample.feed.edge:
+                    actual.append({})
+                    continue
+                return Verdict(
+                    "different", f"the result does not run on {sample.feed}: {getattr(error, 'why', '') or error}"
+                )
+        left_out = reference.unstable
+        descriptions = tuple(str(sample.feed) for sample in reference.samples)
+        ordinary = [(s, out) for s, out in zip(reference.samples, actual, strict=True) if not s.feed.edge]
+        quality, failed = self._quality(ordinary, left_out)
+        if failed:
+            return Verdict("different", failed, samples=len(actual), descriptions=descriptions)
+        accuracy = self._accuracy(reference, [out for _, out in ordinary])
+        verdict = partial(Verdict, quality=quality, accuracy=accuracy, samples=len(actual), descriptions=descriptions)
+        if judge.changes_function:
+            return verdict("within budget")
+        if judge.max_drop is not None:
+            over = _over_budget(quality, accuracy, judge.max_drop)
+            return verdict("different", over) if over else verdict("within budget")
+        for sample, outputs in zip(reference.samples, actual, strict=True):
+            reason = _difference(sample, outputs, judge.exact, left_out)
+            if reason:
+                return verdict("different", f"{reason} on {sample.feed}")
+        return verdict("same")
+
+    @staticmethod
+    def _quality(
+        pairs: list[tuple[Sample, Mapping[str, Any]]], left_out: frozenset[str]
+    ) -> tuple[compare.Quality | None, str]:
+        def kept(outputs: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in outputs.items() if name not in left_out}
+
+        try:
+            return compare.measure_quality([kept(s.outputs) for s, _ in pairs], [kept(out) for _, out in pairs]), ""
+        except AccelcError as error:
+            return None, str(error)
+
+    @staticmethod
+    def _accuracy(reference: Reference, actual: list[Mapping[str, Any]]) -> Accuracy | None:
+        if reference.data is None or reference.data.labels is None:
+            return None
+        labels = reference.data.labels
+        name = next(iter(reference.samples[0].outputs))
+        before = top1_accuracy([sample.outputs[name] for sample in reference.samples], labels)
+        after = top1_accuracy([outputs[name] for outputs in actual], labels)
+        return Accuracy(before, after, len(labels))
+
+
+class _TooSlow(Exception):
+    """Ends the search for inputs: the next ones would take as long."""
+
+
+def _quickly(run: Run, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return run(feeds)
+    except RuntimeFailure as failure:
+        if failure.kind == "timeout":
+            raise _TooSlow from failure
+        raise
+
+
+def _over_budget(quality: compare.Quality | None, accuracy: Accuracy | None, max_drop: float) -> str:
+    if accuracy is not None and accuracy.before - accuracy.after > max_drop + 1e-9:
+        return f"accuracy falls from {accuracy.before:.4f} to {accuracy.after:.4f}, more than {max_drop:g}"
+    if quality is None:
+        return ""
+    if quality.cosine < 1 - max_drop:
+        return f"cosine similarity {quality.cosine:.5f} is below {1 - max_drop:g}"
+    if quality.rmse_relative > math.sqrt(2 * max_drop):
+        return f"relative error {quality.rmse_relative:.4f} is above {math.sqrt(2 * max_drop):.4f}"
+    return ""
+
+
+def _difference(sample: Sample, outputs: Mapping[str, Any], exact: bool, left_out: frozenset[str]) -> str:
+    """The first difference of one sample, or an empty text. Edge inputs count where the original's output is finite."""
+    if sample.feed.edge and not outputs:
+        return "the result does not run where the original does"
+    tolerance = compare.EXACT if exact else (EDGE if sample.feed.edge else compare.DEFAULT)
+    for name, expected in sample.outputs.items():
+        if name in left_out:
+            continue
+        found = compare.compare_values(name, expected, outputs.get(name), tolerance=tolerance)
+        if found is not None:
+            return str(found)
+    return ""

@@ -1,0 +1,243 @@
+"""Activation functions from their parts, where the target computes them faster as one operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from accelc import ir
+from accelc.guards import FLOATS, dtype_in
+from accelc.pass_base import RulePass
+from accelc.pattern import AnyOf, Const, Maybe, Op, Ops, Scalar, Term, Var
+from accelc.rule import Guard, Law, Match, rule, rules_of
+
+# A sixth as exporters round it: 1/6, 0.16666667 and its neighbours all lie within the literal's tolerance.
+_SIXTH = 1 / 6
+
+
+def _kernel(op_type: str) -> Guard:
+    def guard(m: Match) -> bool | str:
+        return m.ctx.allows("", op_type, m.opset, {"T": m.dtype("x")})
+
+    return guard
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+def _clip(m: Match, x: ir.Value, low: Any, high: Any) -> Any:
+    """Clip between two numbers, None for no limit, in the form of the model's opset."""
+    if m.opset < 11:
+        return m.op.Clip(x, min=None if low is None else float(low), max=None if high is None else float(high))
+    kind = m.dtype("x").numpy()
+    limits = [None if each is None else np.asarray(each, kind) for each in (low, high)]
+    return m.op.Clip(x, *limits)
+
+
+def _limit(m: Match, name: str) -> Any:
+    """A limit as a number of its own type. A miss where it is NaN."""
+    array = m.const(name)
+    m.require(array.size == 1 and array.ndim <= len(m.dims("x")), f"{name} is not a scalar")
+    number = array.reshape(())[()]
+    m.require(number == number, f"{name} is not a number")
+    return number
+
+
+@rule(exact=False)
+def min_max(op: Ops, x: Var, low: Scalar, high: Scalar) -> Law:
+    """min(max(x, low), high) == max(min(x, high), low) == Clip(x, low, high)     low <= high"""
+
+    def after(m: Match) -> Any:
+        low_, high_ = _limit(m, "low"), _limit(m, "high")
+        m.require(low_ <= high_, "the limits cross")
+        return _clip(m, m.x, low_, high_)
+
+    return [op.Min(op.Max(x, low), high), op.Max(op.Min(x, high), low)], after, _kernel("Clip")
+
+
+@rule(exact=False)
+def relu_min(op: Ops, x: Var, high: Scalar) -> Law:
+    """min(Relu(x), high) == Relu(min(x, high)) == Clip(x, 0, high)     high >= 0; Relu6 with 6"""
+
+    def after(m: Match) -> Any:
+        high_ = _limit(m, "high")
+        m.require(high_ >= 0, "the limits cross")
+        return _clip(m, m.x, 0, high_)
+
+    return [op.Min(op.Relu(x), high), op.Relu(op.Min(x, high))], after, _kernel("Clip")
+
+
+def _clips(op: Ops, x: Term, low: Maybe, high: Maybe) -> tuple[Op, Op]:
+    """Clip with its limits as inputs, and as attributes (up to opset 10)."""
+    return op.Clip(x, low, high, _as="clip"), op.Clip(x, min=..., max=..., _as="clip")
+
+
+def _limits(m: Match) -> tuple[Any, Any]:
+    """The limits of the labelled Clip as numbers, None where there is none."""
+    node = m.node("clip")
+    if m.opset < 11:
+        return ir.attribute(node, "min"), ir.attribute(node, "max")
+    low, high = (None if m[name] is None else m.const(name).reshape(())[()] for name in ("low", "high"))
+    return low, high
+
+
+@rule(exact=False)
+def clip_relu(op: Ops, x: Var, low: Maybe, high: Maybe) -> Law:
+    """Relu(Clip(x, low, high)) == Clip(Relu(x), low, high) == Clip(x, max(low, 0), high)     high >= 0"""
+
+    def after(m: Match) -> Any:
+        low_, high_ = _limits(m)
+        m.require(high_ is None or high_ >= 0, "the limits cross")
+        m.require(low_ is None or low_ == low_, "a limit is not a number")
+        return _clip(m, m.x, 0 if low_ is None or not low_ > 0 else low_, high_)
+
+    return [op.Relu(op.any_of(*_clips(op, x, low, high))), *_clips(op, op.Relu(x), low, high)], after, _kernel("Clip")
+
+
+@rule(exact=False)
+def max_zero(op: Ops, x: Var) -> Law:
+    """max(x, 0) == Relu(x)"""
+    return op.Max(x, 0.0), op.Relu(x), _kernel("Relu")
+
+
+# --- leaky -----------------------------------------------------------------------------------------------------------
+
+
+@rule(exact=False)
+def leaky_relu(op: Ops, x: Var, a: Scalar) -> Law:
+    """max(x, a x) == LeakyRelu(x, a)     0 < a < 1"""
+
+    def after(m: Match) -> Any:
+        slope = m.scalar("a")
+        m.require(0 < slope < 1, f"the slope is {slope}")
+        return m.op.LeakyRelu(m.x, alpha=slope)
+
+    return op.Max(x, op.Mul(x, a)), after, _kernel("LeakyRelu")
+
+
+@rule(exact=False)
+def leaky_relu_where(op: Ops, x: Var, a: Scalar) -> Law:
+    """where(x > 0, x, a x) == LeakyRelu(x, a)"""
+
+    def after(m: Match) -> Any:
+        return m.op.LeakyRelu(m.x, alpha=m.scalar("a"))
+
+    positive = op.any_of(op.Greater(x, 0.0), op.GreaterOrEqual(x, 0.0))
+    return op.Where(positive, x, op.Mul(x, a)), after, _kernel("LeakyRelu")
+
+
+@rule(exact=False)
+def leaky_relu_parts(op: Ops, x: Var, a: Scalar) -> Law:
+    """Relu(x) + (-a) Relu(-x) == LeakyRelu(x, a)     PReLU as Keras exports it, for one slope"""
+
+    def after(m: Match) -> Any:
+        slope = m.scalar("a")
+        return m.op.LeakyRelu(m.x, alpha=slope if m.root.op_type == "Sub" else -slope)
+
+    scaled = op.Mul(op.Relu(op.Neg(x)), a)
+    return [op.Add(op.Relu(x), scaled), op.Sub(op.Relu(x), scaled)], after, _kernel("LeakyRelu")
+
+
+@rule(exact=False)
+def prelu_equal(op: Ops, x: Var, slope: Const) -> Law:
+    """PRelu(x, [a, a, ...]) == LeakyRelu(x, a)     all slopes are equal"""
+
+    def after(m: Match) -> Any:
+        slopes = m.const("slope").reshape(-1)
+        m.require(slopes.size and (slopes == slopes[0]).all(), "the slopes differ")
+        return m.op.LeakyRelu(m.x, alpha=float(slopes[0]))
+
+    return op.PRelu(x, slope), after, _kernel("LeakyRelu")
+
+
+# --- hard and soft sigmoids ------------------------------------------------------------------------------------------
+
+
+def _six(op: Ops, x: Var) -> AnyOf:
+    """Clip(x + 3, 0, 6) as it is written before and after opset 11, or by Relu."""
+    shifted = op.Add(x, 3.0)
+    return op.any_of(
+        op.Clip(shifted, 0.0, 6.0),
+        op.Clip(shifted, min=0.0, max=6.0),
+        op.Min(op.Relu(shifted), 6.0),
+        op.Min(op.Max(shifted, 0.0), 6.0),
+    )
+
+
+@rule(exact=False)
+def hard_sigmoid(op: Ops, x: Var) -> Law:
+    """Clip(x + 3, 0, 6) / 6 == HardSigmoid(x, alpha=1/6, beta=1/2)"""
+    six = _six(op, x)
+    before = [op.Div(six, 6.0), op.Mul(six, _SIXTH)]
+    return before, op.HardSigmoid(x, alpha=_SIXTH, beta=0.5), _kernel("HardSigmoid")
+
+
+@rule(exact=False)
+def hard_sigmoid_clip(op: Ops, x: Var, a: Scalar, b: Scalar) -> Law:
+    """Clip(a x + b, 0, 1) == HardSigmoid(x, alpha=a, beta=b)     Keras writes a = 0.2, b = 0.5"""
+
+    def after(m: Match) -> Any:
+        return m.op.HardSigmoid(m.x, alpha=m.scalar("a"), beta=m.scalar("b"))
+
+    line = op.Add(op.Mul(x, a), b)
+    before = [op.Clip(line, 0.0, 1.0), op.Clip(line, min=0.0, max=1.0), op.Min(op.Relu(line), 1.0)]
+    return before, after, _kernel("HardSigmoid")
+
+
+def _hard_swish_runs(m: Match) -> bool | str:
+    """HardSwish is a function of HardSigmoid and Mul: its cost is theirs."""
+    if m.opset < 14 or m.ctx.allows("", "HardSwish", m.opset, {"T": m.dtype("x")}) is True:
+        return True
+    return m.ctx.allows("", "HardSigmoid", m.opset, {"T": m.dtype("x")})
+
+
+def _swish_forms(op: Ops, x: Var) -> list[Op]:
+    product = op.Mul(x, _six(op, x))
+    return [
+        op.Div(product, 6.0),
+        op.Mul(product, _SIXTH),
+        op.Mul(op.any_of(op.Div(x, 6.0), op.Mul(x, _SIXTH)), _six(op, x)),
+    ]
+
+
+@rule(exact=False)
+def hard_swish_parts(op: Ops, x: Var) -> Law:
+    """x Clip(x + 3, 0, 6) / 6 == x HardSigmoid(x, alpha=1/6, beta=1/2)     Howard et al. 2019"""
+
+    def after(m: Match) -> Any:
+        return m.op.Mul(m.x, m.op.HardSigmoid(m.x, alpha=_SIXTH, beta=0.5))
+
+    return _swish_forms(op, x), after, _kernel("HardSigmoid")
+
+
+@rule(exact=False, opset=14)
+def hard_swish(op: Ops, x: Var) -> Law:
+    """x HardSigmoid(x, alpha=1/6, beta=1/2) == HardSwish(x)     ai.onnx 14"""
+    before = op.Mul(x, op.any_of(op.HardSigmoid(x, alpha=_SIXTH, beta=0.5), op.HardSigmoid(x, alpha=_SIXTH)))
+    return before, op.HardSwish(x), dtype_in("x", FLOATS), _hard_swish_runs
+
+
+@rule(exact=False)
+def sigmoid(op: Ops, x: Var) -> Law:
+    """1 / (1 + exp(-x)) == Sigmoid(x)"""
+
+    def no_logarithm(m: Match) -> bool | str:
+        # The kernel's result stays above 1e-8, which only a logarithm makes visible.
+        return all(use.node.op_type != "Log" for use in m.out.uses()) or "its logarithm is taken"
+
+    powers = op.Add(op.Exp(op.Neg(x)), 1.0)
+    return [op.Div(1.0, powers), op.Reciprocal(powers)], op.Sigmoid(x), _kernel("Sigmoid"), no_logarithm
+
+
+RULES = rules_of(globals())
+
+
+@dataclass(frozen=True)
+class Activation(RulePass):
+    """Fuse HardSwish, HardSigmoid, Clip, LeakyRelu and Sigmoid from their parts."""
+
+    name = "activation"
+    exact = False
+    rules = RULES

@@ -1,0 +1,105 @@
+"""Numbers in eight bits: how weights and tables are rounded, and what an int8 product costs in accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelc.target import Target
+
+Floats = NDArray[np.float32]
+
+_TINY = float(np.finfo(np.float32).tiny)
+_ZERO_OF_UNSIGNED = 128
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How weights are stored and multiplied. Activations are always unsigned, quantized at run time per tensor.
+
+    bits: 8, or 7 where products of u8 x s8 saturate in pairs. unsigned: weights are u8 with zero point 128 (exact
+    everywhere, slower than s8). per_channel: one scale for each output column. vendor: com.microsoft kernels.
+    """
+
+    bits: int = 8
+    unsigned: bool = False
+    per_channel: bool = True
+    vendor: bool = True
+
+    @classmethod
+    def of(cls, target: Target, *, bits: int | None, per_channel: bool, vendor: bool) -> Scheme:
+        """The form that is exact and fast on a target; bits: what the user insists on."""
+        exact = target.int8_dot_exact
+        chosen = bits or (8 if exact else 7)
+        return cls(chosen, unsigned=chosen == 8 and not exact, per_channel=per_channel, vendor=vendor)
+
+    @property
+    def top(self) -> int:
+        """The largest magnitude of a quantized weight."""
+        return 127 if self.bits == 8 else 63
+
+    @property
+    def zero_point(self) -> int:
+        """What stands for a weight of zero."""
+        return _ZERO_OF_UNSIGNED if self.unsigned else 0
+
+    def __str__(self) -> str:
+        kind = "u8" if self.unsigned else "s8"
+        return f"dynamic u8 x {kind}, {self.bits} bits, per {'channel' if self.per_channel else 'tensor'}"
+
+
+@dataclass(frozen=True)
+class Int8Weight:
+    """A weight [K, N] as (values - zero_point) * scales. scales: [N], or [] for the whole tensor."""
+
+    values: NDArray[Any]
+    scales: Floats
+    zero_point: int
+
+    def floats(self) -> Floats:
+        """The weight that the integers stand for, [K, N]."""
+        return (self.values.astype(np.float32) - np.float32(self.zero_point)) * self.scales
+
+
+def quantize_weight(weight: Floats, scheme: Scheme) -> Int8Weight:
+    """Symmetric rounding of a finite weight [K, N]; columns (or the tensor) reach from -top to top."""
+    scales = _scales(np.abs(weight).max(axis=0 if scheme.per_channel else None), scheme.top)
+    rounded = np.rint(weight / scales).clip(-scheme.top, scheme.top)
+    if scheme.unsigned:
+        return Int8Weight((rounded + _ZERO_OF_UNSIGNED).astype(np.uint8), scales, _ZERO_OF_UNSIGNED)
+    return Int8Weight(rounded.astype(np.int8), scales, 0)
+
+
+def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """A finite table [V, H] as int8 rows and their scales [V, 1]: row v is about values[v] * scales[v]."""
+    scales = _scales(np.abs(table).max(axis=1, keepdims=True), 127)
+    return np.rint(table / scales).clip(-127, 127).astype(np.int8), scales
+
+
+def _scales(largest: Any, top: int) -> Floats:
+    """Steps that spread `largest` over `top`; 1 where everything is as good as zero."""
+    steps = np.asarray(largest, np.float32) / np.float32(top)
+    return np.where(steps < _TINY, np.float32(1), steps).astype(np.float32)
+
+
+def dynamic_quantize(a: Floats) -> tuple[NDArray[np.uint8], np.float32, int]:
+    """DynamicQuantizeLinear-11 of a finite, non-empty tensor: values, scale and zero point."""
+    low, high = np.float32(min(a.min(), 0)), np.float32(max(a.max(), 0))
+    scale = np.float32((high - low) / np.float32(255)) or np.float32(1)
+    zero = int(np.rint(np.float32(-low / scale)).clip(0, 255))
+    return (np.rint(a / scale) + zero).clip(0, 255).astype(np.uint8), scale, zero
+
+
+def product_error(a: Floats, weight: Floats, int8: Int8Weight) -> float:
+    """Root of error energy over energy of a @ weight when both are quantized; a: [..., K], weight: [K, N]."""
+    rows = a.reshape(-1, a.shape[-1])
+    if not rows.size or not np.isfinite(rows).all():
+        return 0.0
+    values, scale, zero = dynamic_quantize(rows)
+    wanted = rows @ weight
+    got = ((values.astype(np.float32) - np.float32(zero)) * scale) @ int8.floats()
+    size = float(np.linalg.norm(wanted))
+    return float(np.linalg.norm(got - wanted)) / size if size else 0.0

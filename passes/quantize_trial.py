@@ -1,0 +1,126 @@
+"""Candidates: changed copies of a model, judged by what they compute and how fast they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from accelc import ir
+from accelc.context import Context
+from accelc.errors import AccelcError
+from accelc.measure import Comparison, compare
+from accelc.quality import Quality, measure_quality
+from accelc.runner import RuntimeFailure, Session
+
+_MOST_BYTES = 1_900_000_000
+"""A model in memory; a protobuf holds at most 2 GiB."""
+
+
+class Trial:
+    """One model, and the samples on which its copies are tried. Copies are never made in place."""
+
+    def __init__(self, model: ir.Model, ctx: Context) -> None:
+        self.model, self.ctx = model, ctx
+        self.samples = [sample for sample in ctx.samples if not sample.feed.edge]
+        self.folder = _folder(model)
+
+    @property
+    def feeds(self) -> list[Mapping[str, Any]]:
+        return [sample.feed.values for sample in self.samples]
+
+    def obstacle(self) -> str:
+        """Why nothing can be tried; empty when it can."""
+        if not self.samples:
+            return "there are no inputs on which the original runs, so quality and speed cannot be checked"
+        held = sum(
+            tensor.nbytes
+            for graph in ir.all_graphs(self.model)
+            for value in graph.initializers.values()
+            if (tensor := value.const_value) is not None and not isinstance(tensor, ir.ExternalTensor)
+        )
+        return f"{held / 1e9:.1f} GB of weights are too many to try variants in memory" if held > _MOST_BYTES else ""
+
+    def copy(self, change: Callable[[ir.Model], object] | None = None) -> ir.Model:
+        """A copy of the model with a change made to it."""
+        model = ir.from_proto(ir.to_proto(self.model), self.folder or "")
+        if change is not None:
+            change(model)
+        return model
+
+    def load(self, model: ir.Model | onnx.ModelProto, *, optimize: bool) -> Session:
+        """Raises RuntimeFailure."""
+        proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+        data = proto.SerializeToString()
+        threads = None if optimize else 1
+        return self.ctx.runner.load(data, optimize=optimize, threads=threads, folder=self.folder)
+
+    def quality(self, candidate: ir.Model) -> tuple[Quality | None, str]:
+        """How close a candidate's outputs are to the original's, and why that is outside the budget (or empty)."""
+        try:
+            session = self.load(candidate, optimize=False)
+            try:
+                outputs = [self.ctx.runner.run(session, feed) for feed in self.feeds]
+            finally:
+                self.ctx.runner.close(session)
+            quality = measure_quality([sample.outputs for sample in self.samples], outputs)
+        except AccelcError as error:
+            return None, str(error)
+        return quality, over_budget(quality, self.ctx.settings.max_drop)
+
+    def compare(self, candidates: Sequence[ir.Model], seconds: float) -> list[Comparison]:
+        """Candidates against the model, interleaved, under the runtime's defaults. Raises RuntimeFailure."""
+        with ExitStack() as stack:
+            sessions = []
+            for each in [self.model, *candidates]:
+                sessions.append(self.load(each, optimize=True))
+                stack.callback(self.ctx.runner.close, sessions[-1])
+            return compare(self.ctx.runner, sessions[0], sessions[1:], self.feeds, seconds, seed=self.ctx.settings.seed)
+
+    def probe(self, values: Sequence[ir.Value], feed: Mapping[str, Any], *, shapes: bool) -> dict[int, Any]:
+        """What values of the main graph hold on one input, or their shapes, by position; {} when it does not run."""
+        proto = ir.to_proto(self.model)
+        wanted = {}
+        for index, value in enumerate(values):
+            if value.graph is self.model.graph:
+                name = wanted[index] = f"accelc_probe_{index}"
+                proto.graph.node.add(op_type="Shape" if shapes else "Identity", input=[str(value.name)], output=[name])
+                kind = onnx.TensorProto.INT64 if shapes else onnx.TensorProto.FLOAT
+                proto.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
+        try:
+            session = self.load(proto, optimize=False)
+            try:
+                found = self.ctx.runner.run(session, feed, list(wanted.values()))
+            finally:
+                self.ctx.runner.close(session)
+        except RuntimeFailure:
+            return {}
+        return {index: np.asarray(found[name]) for index, name in wanted.items()}
+
+
+def over_budget(quality: Quality, max_drop: float) -> str:
+    """Why a quality is outside what may be lost, as the final verification judges it; empty when it is inside."""
+    if quality.cosine < 1 - max_drop:
+        return f"cosine similarity {quality.cosine:.5f} is below {1 - max_drop:g}"
+    if quality.rmse_relative > math.sqrt(2 * max_drop):
+        return f"relative error {quality.rmse_relative:.4f} is above {math.sqrt(2 * max_drop):.4f}"
+    return ""
+
+
+def ratio_text(comparison: Comparison) -> str:
+    """A ratio with its interval."""
+    return f"{comparison.ratio:.2f} ({comparison.low:.2f} to {comparison.high:.2f})"
+
+
+def _folder(model: ir.Model) -> Path | None:
+    """The folder of the model's external data, or None when it has none."""
+    for graph in ir.all_graphs(model):
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                return Path(value.const_value.base_dir)
+    return None
