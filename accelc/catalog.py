@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,13 @@ def one_rule(name: str) -> tuple[Rule, PassInfo]:
     return found[fold(name)]
 
 
-def suggest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint that names what is spelled most like `name`."""
-    close = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f"did you mean {close[0]}?" if close else otherwise
+def suggest(name: str, known: Mapping[str, object], otherwise: str) -> str:
+    """A hint that names what is spelled most like `name`. known: the name as written, or anything, by folded name."""
+    close = difflib.get_close_matches(name, known, 1)
+    if not close:
+        return otherwise
+    written = known[close[0]]
+    return f"did you mean {written if isinstance(written, str) else close[0]}?"
 
 
 def level_names(level: int) -> frozenset[str]:

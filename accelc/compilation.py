@@ -42,7 +42,10 @@ MAX_ATTEMPTS = 24
 
 @dataclass
 class Attempt:
-    """One run of the pipeline: the graph, what was done to it, and the file it was written to."""
+    """One run of the pipeline: the graph, what was done to it, and the file it was written to.
+
+    bytes: of the file. weights: bytes of all weights before the first pass.
+    """
 
     model: ir.Model
     records: list[PassRecord]
@@ -50,6 +53,7 @@ class Attempt:
     notes: list[str]
     path: Path
     bytes: int
+    weights: int
 
 
 class Compilation:
@@ -79,8 +83,16 @@ class Compilation:
         self._stack.callback(self.judging.stop)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is not None:
+            self._give_up()
         self._stack.close()
+
+    def _give_up(self) -> None:
+        """End the thread that runs the original, so that an error or Ctrl-C does not wait for it."""
+        while self._reference is not None and not self._reference.done():
+            self.judging.abandon()
+            time.sleep(0.01)
 
     # --- the whole job
 
@@ -139,19 +151,23 @@ class Compilation:
             fuel = Fuel(self.options.bisect_limit if limit is None else limit)
             ctx = self._context(fuel, off)
             ctx.contract = structure.contract(model)
+            weights = ir.initializer_bytes(model)
             records = self.pipeline.run(model, ctx)
         with self._phase("write"):
             self._count += 1
             path = self.folder / f"candidate{self._count}.onnx"
             size = self._export(model, path)
-        return Attempt(model, records, fuel.records, ctx.notes, path, size)
+        return Attempt(model, records, fuel.records, ctx.notes, path, size, weights)
 
     def _context(self, fuel: Fuel, off: frozenset[str]) -> Context:
         options = self.options
         settings = Settings(
             options.portable, frozenset(self.off) | off, options.max_drop, options.seed, options.shapes, options.measure
         )
-        each = (VerifyEach(self.verifier, self.folder, self.judge_of),) if options.verify == "each" else ()
+        each: tuple[Instrument, ...] = ()
+        if options.verify == "each":
+            self.reference()
+            each = (VerifyEach(self.verifier, self.folder, self.judge_of),)
         return Context(
             self.target,
             settings,
@@ -197,6 +213,8 @@ class Compilation:
         """Compare a candidate's numbers with the original's."""
         if not self._verifies:
             return Verdict("skipped", "verification is off")
+        if not attempt.patches and self.options.inputs is None:
+            return Verdict("same", "nothing changed")
         self.reference()
         self.progress("verifying")
         with self._phase("verify"):
@@ -222,7 +240,7 @@ class Compilation:
         excess = attempt.bytes - self.source.file_bytes
         if not attempt.patches or excess <= 0:
             return False
-        name = grower(attempt.records)
+        name = grower(attempt.records, attempt.weights)
         if self.options.custom and name in {each.name for each in self.pipeline.steps}:
             attempt.notes.append(
                 f"the result is {excess} bytes larger than the original, by {name}, which was asked for"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from accelc import ir
+from accelc import ir, opsets
 
 if TYPE_CHECKING:
     from accelc.backend_base import Backend
@@ -96,6 +96,7 @@ class Context:
         self._progress = progress
         self._cache: dict[Any, tuple[int, Any]] = {}
         self._version = 0
+        self._blocked: dict[int, str] = {}
 
     # --- the runtime
 
@@ -158,6 +159,21 @@ class Context:
             return True
         shown = ", ".join(f"{k}={v}" for k, v in names.items()) or f"opset {version}"
         return f"{self.target.name} has no kernel for {op_type} with {shown}"
+
+    def opset_blocker(self, graph: ir.Graph, to: int) -> str:
+        """Why the opset of the main graph cannot be raised to `to`; empty when it can. A no holds while a pass runs."""
+        if to not in self._blocked:
+            reason = opsets.blocker(graph, to, self.target)
+            if not reason:
+                return ""
+            self._blocked[to] = reason
+        return self._blocked[to]
+
+    def begin(self, each: Pass) -> Pass | None:
+        """Let a pass be the current one. Returns the one that was."""
+        outer, self.current = self.current, each
+        self._blocked.clear()
+        return outer
 
     # --- analyses
 

@@ -18,14 +18,16 @@ from accelc.source import Source
 from accelc.verify import Judge, Reference, Verifier
 
 
-def grower(records: Sequence[PassRecord]) -> str:
-    """The pass that added most bytes of weights, or the last one that changed anything when none added any."""
+def grower(records: Sequence[PassRecord], weights: int) -> str:
+    """The pass that added most bytes of weights, or the last one that changed anything when none added any.
+
+    weights: bytes of all weights before the first pass.
+    """
     growth: dict[str, int] = {}
-    last: int | None = None
     for record in records:
         if record.changes:
-            growth[record.name] = growth.get(record.name, 0) + (record.bytes - last if last is not None else 0)
-            last = record.bytes
+            growth[record.name] = growth.get(record.name, 0) + record.bytes - weights
+            weights = record.bytes
     if not growth:
         return ""
     most = max(growth, key=lambda name: growth[name])

@@ -24,13 +24,13 @@ def infer_node(node: ir.Node, opset: int) -> None:
     """Fill in the types and shapes of a node's outputs where its inputs decide them. Never overwrites with less."""
     if node.op_type in _UNARY and node.inputs and node.inputs[0] is not None and len(node.outputs) == 1:
         source = node.inputs[0]
-        _merge(node.outputs[0], source.type, source.shape)
+        refine(node.outputs[0], source.type, source.shape)
     elif node.domain == "" and (node.op_type in _BINARY or node.op_type in _COMPARE) and len(node.inputs) == 2:
         left, right = node.inputs
         if left is None or right is None:
             return
         kind = ir.TensorType(ir.DataType.BOOL) if node.op_type in _COMPARE else left.type
-        _merge(node.outputs[0], kind, broadcast(left, right))
+        refine(node.outputs[0], kind, broadcast(left, right))
     elif node.domain == "":
         _infer_by_schema(node, opset)
 
@@ -45,7 +45,7 @@ def infer_model(model: ir.Model) -> None:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception:  # onnx raises RuntimeError, InferenceError or ValueError; an uninferable model stays as it is
         return
-    _absorb(model.graph, inferred.graph)
+    absorb(model.graph, inferred.graph)
 
 
 def stripped_proto(model: ir.Model) -> onnx.ModelProto:
@@ -135,7 +135,7 @@ def _infer_by_schema(node: ir.Node, opset: int) -> None:
         inferred = found.get(f"o{index}")
         if inferred is not None:
             kind, shape = ir.type_of_proto(inferred)
-            _merge(value, kind, shape)
+            refine(value, kind, shape)
 
 
 def type_proto(value: ir.Value) -> onnx.TypeProto:
@@ -143,7 +143,8 @@ def type_proto(value: ir.Value) -> onnx.TypeProto:
     return ir.value_info(value).type
 
 
-def _absorb(graph: ir.Graph, proto: onnx.GraphProto) -> None:
+def absorb(graph: ir.Graph, proto: onnx.GraphProto) -> None:
+    """Take over the types and shapes that a proto of the same graph has for its inner values."""
     infos = {info.name: info for info in [*proto.value_info, *proto.output]}
     outputs = {value.name for value in graph.outputs}
     nodes = {node.name: node for node in proto.node}
@@ -152,15 +153,15 @@ def _absorb(graph: ir.Graph, proto: onnx.GraphProto) -> None:
             info = infos.get(str(value.name))
             if info is not None and value.name not in outputs:
                 kind, shape = ir.type_of_proto(info.type)
-                _merge(value, kind, shape)
+                refine(value, kind, shape)
         inner = list(ir.subgraphs(node))
         if inner and node.name in nodes:
             protos = [a.g for a in nodes[node.name].attribute if a.HasField("g")]
             for sub, sub_proto in zip(inner, protos, strict=False):
-                _absorb(sub, sub_proto)
+                absorb(sub, sub_proto)
 
 
-def _merge(value: ir.Value, kind: Any, shape: ir.Shape | None) -> None:
+def refine(value: ir.Value, kind: Any, shape: ir.Shape | None) -> None:
     """Take over what is newly known: a missing type, a missing shape, and dimensions more precise than before."""
     if value.type is None and kind is not None:
         value.type = kind

@@ -36,6 +36,8 @@ from onnx_ir import (
     Value,
 )
 
+from accelc.errors import ModelError
+
 __all__ = [
     "Attr",
     "AttributeType",
@@ -88,6 +90,7 @@ __all__ = [
     "text",
     "to_proto",
     "type_of_proto",
+    "use_count",
     "value_info",
     "walk",
 ]
@@ -97,6 +100,7 @@ Dim = int | str | None
 
 _HELD = "accelc.held"
 _NAMES = "accelc.names"
+_GENERATED = "accelc.generated_names"
 
 
 @contextmanager
@@ -114,14 +118,23 @@ def paused_gc() -> Iterator[None]:
 # --- in and out ------------------------------------------------------------------------------------------------------
 
 
-def from_proto(proto: onnx.ModelProto, base_dir: str | Path = "") -> Model:
+def from_proto(
+    proto: onnx.ModelProto, base_dir: str | Path = "", generated_names: frozenset[str] = frozenset()
+) -> Model:
     """The graph of a clean ModelProto; external tensors stay on disk and are read when asked for.
 
     proto: as the importer returns it; it is taken over and may be changed. base_dir: the folder of external data.
+    generated_names: of nodes that had none; they are not written out again.
     """
     held = _set_aside(proto)
-    with paused_gc():
-        model: Model = _ir.from_proto(proto)
+    try:
+        with paused_gc():
+            model: Model = _ir.from_proto(proto)
+    except (_ir.serde.SerdeError, NotImplementedError) as error:
+        reason: BaseException = error
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        raise ModelError("holds something that cannot be rewritten", why=str(reason)) from error
     for value in (value for graph in all_graphs(model) for value in graph.initializers.values()):
         if isinstance(value.const_value, ExternalTensor):
             value.const_value.base_dir = str(base_dir)
@@ -130,6 +143,7 @@ def from_proto(proto: onnx.ModelProto, base_dir: str | Path = "") -> Model:
             if attr.type == AttributeType.TENSOR and not attr.is_ref() and isinstance(attr.value, ExternalTensor):
                 attr.value.base_dir = str(base_dir)
     model.meta[_HELD] = held
+    model.meta[_GENERATED] = generated_names
     return model
 
 
@@ -145,7 +159,19 @@ def to_proto(model: Model, *, value_info: bool = True) -> onnx.ModelProto:
             del graph.value_info[:]
             graph.value_info.extend(kept)
     _put_back(proto, model.meta.get(_HELD, {}))
+    _forget_names(proto, model.meta.get(_GENERATED, frozenset()))
     return proto
+
+
+def _forget_names(proto: onnx.ModelProto, generated: frozenset[str]) -> None:
+    if not generated:
+        return
+    bodies = [graph.node for graph in proto_graphs(proto.graph)]
+    bodies += [function.node for function in proto.functions]
+    for nodes in bodies:
+        for node in nodes:
+            if node.name in generated:
+                node.ClearField("name")
 
 
 def parse(source: str) -> Model:
@@ -197,6 +223,8 @@ def _set_aside(proto: onnx.ModelProto) -> dict[str, Any]:
             kept = [info for info in graph.value_info if not _has_map(info.type)]
             del graph.value_info[:]
             graph.value_info.extend(kept)
+    for graph in list(proto_graphs(proto.graph)):
+        _lift_sparse_constants(graph, proto.graph)
     sparse = {tensor.values.name: tensor.SerializeToString() for tensor in proto.graph.sparse_initializer}
     for tensor in proto.graph.sparse_initializer:
         info = onnx.helper.make_tensor_value_info(tensor.values.name, tensor.values.data_type, list(tensor.dims))
@@ -205,6 +233,16 @@ def _set_aside(proto: onnx.ModelProto) -> dict[str, Any]:
     training = [info.SerializeToString() for info in proto.training_info]
     del proto.training_info[:]
     return {"types": types, "sparse": sparse, "training": training}
+
+
+def _lift_sparse_constants(graph: onnx.GraphProto, main: onnx.GraphProto) -> None:
+    """Make sparse initializers of the main graph from Constant nodes with a sparse value."""
+    found = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "sparse_value"]
+    for node in found:
+        tensor = main.sparse_initializer.add()
+        tensor.CopyFrom(node.attribute[0].sparse_tensor)
+        tensor.values.name = node.output[0]
+        graph.node.remove(node)
 
 
 def _put_back(proto: onnx.ModelProto, held: Mapping[str, Any]) -> None:
@@ -377,6 +415,11 @@ def tensor_shape(tensor: TensorProtocol) -> Shape:
     return Shape([int(dim) for dim in tensor.shape.numpy()])
 
 
+def use_count(value: Value) -> int:
+    """How many inputs of nodes a value is. (`uses` copies them all, which adds up where thousands share a value.)"""
+    return len(value._uses)
+
+
 def is_overridable(value: Value) -> bool:
     """Whether a caller may replace this initializer when running the model: it is an input with a default."""
     return value.is_graph_input() and value.is_initializer()
@@ -389,6 +432,8 @@ def const_tensor(value: Value | None) -> TensorProtocol | None:
     if value.is_initializer():
         return None if value.is_graph_input() else value.const_value
     node = value.producer()
+    if node is None and value.graph is None:
+        return value.const_value  # a weight of a replacement that is not in the graph yet
     if node is not None and node.op_type == "Constant" and node.domain == "":
         return _constant_attribute(node)
     return None
@@ -476,7 +521,8 @@ def array_tensor(array: np.ndarray[Any, Any], dtype: DataType | None = None, nam
     if array.dtype.kind in "OU":
         strings = [text if isinstance(text, bytes) else str(text).encode() for text in array.reshape(-1)]
         return _ir.StringTensor(strings, shape=Shape(array.shape), name=name)
-    return _ir.tensor(array, dtype=dtype, name=name)
+    # the general constructor checks protocols, which takes 0.1 ms
+    return _ir.Tensor(array, name=name) if dtype is None else _ir.tensor(array, dtype=dtype, name=name)
 
 
 def new_constant(scope: Scope, names: Names, hint: str, tensor: TensorProtocol, before: Node | None = None) -> Value:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -115,7 +116,7 @@ def run_pass(each: Pass, model: ir.Model, ctx: Context) -> PassResult:
         return PassResult(skipped="out of fuel")
     if not all(instrument.should_run(each, model, ctx) for instrument in ctx.instruments):
         return PassResult(skipped="held back by an instrument")
-    outer, ctx.current = ctx.current, each
+    outer = ctx.begin(each)
     since = ctx.version
     for instrument in ctx.instruments:
         instrument.before(each, model, ctx)
@@ -171,6 +172,10 @@ def option_table(kind: type[Pass]) -> list[tuple[str, str, str]]:
 _UNIONS = (types.UnionType, typing.Union)  # Literal[...] | None is the second kind
 
 
+_PLAIN = re.compile(r"[\w.+%/:|\-]+")
+"""What pipeline text may hold without quotes."""
+
+
 def _type_text(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "|".join(str(each) for each in typing.get_args(hint))
@@ -182,7 +187,7 @@ def _type_text(hint: Any) -> str:
 def _show(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) and (not value or any(c in value for c in ",{}()=\"' ")):
+    if isinstance(value, str) and not _PLAIN.fullmatch(value):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return "none" if value is None else str(value)
 
@@ -205,9 +210,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     elif hint is bool:
         if str(value).lower() in ("true", "1", "yes", "on", "false", "0", "no", "off"):
             return str(value).lower() in ("true", "1", "yes", "on")
-    elif hint in (int, float, str):
+    elif hint in (int, float, str) and isinstance(value, str | int | float):
         try:
-            return hint(value)
+            return hint(str(value))
         except ValueError:
             pass
     raise UsageError(f"cannot be {value!r}", where=where, hint=f"it is {wanted}")

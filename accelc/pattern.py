@@ -129,6 +129,31 @@ def depth(each: Term | None) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a form asks of a root's inputs at a glance, or what a node's inputs have: who makes them, is any constant."""
+
+    producers: frozenset[tuple[str, str]]
+    constant: bool
+
+
+def needs_of(form: Op) -> Needs:
+    """What must be there before it is worth trying to match."""
+    return Needs(
+        frozenset(each.key for each in form.inputs if isinstance(each, Op)),
+        any(isinstance(each, Literal | Const) for each in form.inputs),
+    )
+
+
+def facts_of(node: ir.Node) -> Needs:
+    """What a node's inputs have to offer."""
+    made_by = [value.producer() for value in node.inputs if value is not None]
+    return Needs(
+        frozenset((each.domain, each.op_type) for each in made_by if each is not None),
+        any(each is None or each.op_type == "Constant" for each in made_by),
+    )
+
+
 @lru_cache(maxsize=4096)
 def attribute_default(domain: str, op_type: str, name: str, opset: int) -> Any:
     """The default an operator's schema gives an attribute; None where there is none."""

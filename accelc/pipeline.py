@@ -22,17 +22,21 @@ from accelc.errors import UsageError
 from accelc.pass_base import Pass, PassRecord, PassResult, make_pass, run_pass
 
 MAX_ROUNDS = 8
+MAX_DEPTH = 20
+"""How deep fixpoints may be nested."""
 
 _EXACT = (
     "inline, constants, fixpoint(dce, fold, control-flow, shapes, identity, algebra, cast, transpose, reshape, slice, "
     "concat, pad, cse), dedup, dce"
 )
-_FUSE = "fixpoint(batchnorm, conv, gemm, gelu, norm, activation, softmax, fold, identity, transpose, reshape, cse), dedup, dce"
+_FUSE = (
+    "fixpoint(batchnorm, conv, gelu, norm, activation, softmax, gemm, fold, identity, transpose, reshape, cse), dedup, dce"
+)
 LEVELS: Mapping[int, str] = {
     0: "",
     1: _EXACT,
-    2: f"{_EXACT}, {_FUSE}",
-    3: f"{_EXACT}, {_FUSE}, quantize, dce",
+    2: f"{_EXACT}, {_FUSE}, residual",
+    3: f"{_EXACT}, {_FUSE}, quantize, residual, dce",
 }
 """What each -O level runs, as pipeline text."""
 
@@ -180,6 +184,7 @@ class _Parser:
             self.tokens.append((found.group().strip(), found.start()))
             at = found.end()
         self.at = 0
+        self.depth = 0
 
     def _fail(self, position: int, what: str) -> NoReturn:
         shown = self.text[max(0, position) : position + 20].strip() or "the end"
@@ -219,7 +224,11 @@ class _Parser:
             if name != "fixpoint":
                 self._fail(self.tokens[self.at][1], f"{name} takes options in braces; only fixpoint takes passes")
             self._next("(")
+            self.depth += 1
+            if self.depth > MAX_DEPTH:
+                self._fail(self.tokens[self.at - 1][1], f"more than {MAX_DEPTH} nested fixpoints")
             steps = self._list()
+            self.depth -= 1
             self._next(")")
             return [Fixpoint(tuple(steps))]
         options: dict[str, Any] = {}

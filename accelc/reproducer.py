@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -55,7 +55,7 @@ def write_reproducer(
     target = _free(folder)
     facts = {
         "schema": SCHEMA,
-        "error": {"type": type(error).__name__, "text": str(error)},
+        "error": {"type": type(error).__name__, "where": error.where, "text": str(error)},
         "pipeline": str(pipeline),
         "options": {name: getattr(options, name) for name in _OPTIONS},
         "shapes": {name: list(dims) for name, dims in options.shapes.items()},
@@ -98,16 +98,18 @@ def reproduce(folder: Path, progress: Callable[[str], None] | None = None) -> Ou
                 **facts["options"],
             )
         except AccelcError as error:
-            return Outcome(_alike(before, str(error)), before, str(error))
+            return Outcome(_alike(facts["error"], error.where, str(error)), before, str(error))
     for refusal in result.report.refused:
-        if _alike(before, str(refusal.reason)) or before in refusal.reason:
+        if _alike(facts["error"], "", refusal.reason):
             return Outcome(True, before, str(refusal))
     return Outcome(False, before, "it ran without this failure")
 
 
-def _alike(before: str, now: str) -> bool:
-    """The same failure, up to paths and the order in which the parts of the message stand."""
-    return before == now or (bool(before) and (before in now or now in before))
+def _alike(error: Mapping[str, str], where: str, now: str) -> bool:
+    """Whether the same place fails. The numbers in the message may differ from machine to machine."""
+    if error["where"]:
+        return where == error["where"] or now.startswith(error["where"])
+    return now == error["text"]
 
 
 def _inside(folder: Path, plugin: str) -> str:
@@ -160,13 +162,16 @@ def _locations(proto: onnx.ModelProto) -> list[str]:
 
 
 def _copy_inputs(inputs: Path | None, target: Path) -> str:
+    """Where the inputs are in the folder, under their own name; empty without any."""
     if inputs is None:
         return ""
+    name = f"inputs/{inputs.resolve().name}"
     if inputs.is_dir():
-        shutil.copytree(inputs, target / "inputs")
-        return "inputs"
-    shutil.copyfile(inputs, target / f"inputs{inputs.suffix}")
-    return f"inputs{inputs.suffix}"
+        shutil.copytree(inputs, target / name)
+    else:
+        (target / "inputs").mkdir()
+        shutil.copyfile(inputs, target / name)
+    return name
 
 
 def _copy_plugin(plugin: str, target: Path) -> str:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from accelc import ir, opsets
 from accelc.errors import RuleError
-from accelc.infer import infer_nodes
-from accelc.pattern import Trace
+from accelc.infer import infer_nodes, refine
+from accelc.pattern import Needs, Trace, facts_of, needs_of
 from accelc.rule import Match, Miss, Rule
 
 if TYPE_CHECKING:
@@ -64,10 +64,11 @@ class Driver:
         """owners: the pass each rule belongs to, by the rule's name."""
         self.owners = owners or {}
         self.stats = {rule.name: RuleStats(rule.name, rule.source) for rule in rules}
-        self._index: dict[tuple[str, str], list[Rule]] = {}
+        self._index: dict[tuple[str, str], list[tuple[Rule, tuple[Needs, ...]]]] = {}
         for rule in rules:
             for key in dict.fromkeys(form.key for form in rule.before):
-                self._index.setdefault(key, []).append(rule)
+                needs = tuple(needs_of(form) for form in rule.before if form.key == key)
+                self._index.setdefault(key, []).append((rule, needs))
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Apply until nothing fires or the fuel is spent. Returns the number of patches applied."""
@@ -95,10 +96,10 @@ class Driver:
             waiting.discard(node)
             if node.graph is not graph:
                 continue
-            where = ir.node_path(node)
             patch = self._try(node, scope, ctx)
             if patch is None:
                 continue
+            where = ir.node_path(node)
             if scope.opset < patch.rule.opset:
                 raise_opset(scope, patch.rule, ctx, names)
             ctx.spend(patch.rule.name, where, self.owners.get(patch.rule.name))
@@ -118,7 +119,10 @@ class Driver:
         return max(self.stats.values(), key=lambda stats: stats.fired).rule
 
     def _try(self, node: ir.Node, scope: ir.Scope, ctx: Context) -> Patch | None:
-        for rule in self._index.get((node.domain, node.op_type), ()):
+        found = facts_of(node)
+        for rule, needs in self._index.get((node.domain, node.op_type), ()):
+            if not any(need.producers <= found.producers and need.constant <= found.constant for need in needs):
+                continue
             if ctx.disabled(rule.name):
                 continue
             stats = self.stats[rule.name]
@@ -163,7 +167,7 @@ def _require_opset(scope: ir.Scope, rule: Rule, match: Match) -> None:
     """A miss unless the model's opset can be raised to what the rule's replacement needs."""
     if scope.root is not scope.main:
         match.fail(f"needs opset {rule.opset}, the function has {scope.opset}")
-    reason = opsets.blocker(scope.main, rule.opset, match.ctx.target)
+    reason = match.ctx.opset_blocker(scope.main, rule.opset)
     if reason:
         match.fail(f"needs opset {rule.opset}, the model has {scope.opset} and cannot be raised: {reason}")
 
@@ -276,8 +280,7 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
         new.metadata_props.update(old.metadata_props)
         new.doc_string = old.doc_string or new.doc_string
     else:
-        new.type = new.type if new.type is not None else old.type
-        new.shape = new.shape if new.shape is not None else old.shape
+        refine(new, old.type, old.shape)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
@@ -297,14 +300,14 @@ def remove_dead(nodes: Iterable[ir.Node]) -> list[ir.Node]:
             ir.detach(inner)
         for value in [*sources, *captured]:
             producer = value.producer()
-            users = value.uses()
+            users = ir.use_count(value)
             if producer is None:
                 if value.is_initializer() and not users:
                     drop_initializer(value)
             elif not users and not value.is_graph_output():
                 stack.append(producer)
-            if 0 < len(users) <= _MANY_USERS:
-                touched.update(dict.fromkeys(use.node for use in users))
+            if 0 < users <= _MANY_USERS:
+                touched.update(dict.fromkeys(use.node for use in value.uses()))
                 if producer is not None:
                     touched[producer] = None
     return list(touched)

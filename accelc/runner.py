@@ -84,6 +84,7 @@ class Runner:
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._keys = itertools.count(1)
         self._live: set[int] = set()
+        self._abandoned = False
         self._printed = ""
         self.version = ""
         self.available: tuple[str, ...] = ()
@@ -97,13 +98,22 @@ class Runner:
         self.stop()
 
     def start(self) -> None:
-        """Begin starting the child and return at once."""
+        """Begin starting the child and return at once. Raises RuntimeFailure after `abandon`."""
+        if self._abandoned:
+            raise RuntimeFailure("crash", "the work was given up")
         if self._child is None:
             child = Child(self._memory)
             self._child, self._finalizer = child, weakref.finalize(self, child.stop)
             self._live.clear()
             # The answer to this first message is read when the first request is made.
             worker.send(child.requests, [os.path.abspath(entry) for entry in sys.path])
+
+    def abandon(self) -> None:
+        """End the child for good, from any thread: requests, also waiting ones, fail from then on."""
+        self._abandoned = True
+        child = self._child
+        if child is not None:
+            child.process.kill()
 
     def stop(self) -> None:
         """End the child. Sessions are loaded again when they are used next."""

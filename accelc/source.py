@@ -10,7 +10,7 @@ import onnx
 from accelc import ir
 from accelc.errors import UsageError
 from accelc.importer import Imported, import_proto, read_model
-from accelc.infer import infer_model
+from accelc.infer import absorb
 from accelc.size import Size, size_of_proto
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
@@ -63,8 +63,8 @@ class Source:
 
     def fresh(self) -> ir.Model:
         """The graph as imported, with types and shapes inferred; every call returns a new one."""
-        model = ir.from_proto(self.proto(), self.base_dir)
-        infer_model(model)
+        model = ir.from_proto(self.proto(), self.base_dir, self.imported.generated_names)
+        absorb(model.graph, self.imported.inferred.graph)
         return model
 
     def size(self) -> Size:

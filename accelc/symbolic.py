@@ -22,13 +22,17 @@ import numpy as np
 from accelc import dimexpr as e
 from accelc import ir
 from accelc.dimexpr import Number, Poly, Symbol
+from accelc.symbolic_arithmetic import ARITHMETIC
 from accelc.symbolic_contents import CONTENTS, INTS, KINDS, MAX_ELEMENTS, Array, Ratio, from_constant
+from accelc.symbolic_kernels import KERNELS
 from accelc.symbolic_shapes import SHAPES, Dims
 
 Shape = tuple[int | Poly, ...]
 
 _READS_SHAPES = frozenset(["ConstantOfShape", "Expand", "Range", "Reshape", "Resize", "Shape", "Size", "Slice", "Tile"])
 """Operators that give this analysis something to say; without any of them a model is not walked."""
+_SHAPES = {**SHAPES, **KERNELS}
+_CONTENTS = {**CONTENTS, **ARITHMETIC}
 _LIMITS = {ir.DataType.INT64: 2**63, ir.DataType.INT32: 2**31}
 
 
@@ -72,14 +76,19 @@ class Facts:
         """Take over for a new value what is known of one that it equals."""
         self.shapes[value], self.contents[value] = self.shape(like), self.content(like)
 
+    def same_unless_zero(self, number: Number, dim: Number) -> bool:
+        """Whether a dimension is surely `number` wherever that is not 0."""
+        atom = e.single(dim)
+        return number == dim or (atom is not None and number is not None and self.unless_zero.get(atom) == number)
+
     def _shape_of_source(self, value: ir.Value) -> Shape | None:
         """The shape of a value that no visited node makes."""
         tensor = ir.const_tensor(value)
         if tensor is not None:
             return tuple(int(dim) for dim in tensor.shape)  # type: ignore[arg-type]
-        return self.invent(None, ir.dims(value), axis=0) if value.producer() is not None else None
+        return self.invent(None, ir.dims(value)) if value.producer() is not None else None
 
-    def invent(self, dims: Dims | None, declared: Sequence[ir.Dim] | None, axis: int) -> Shape | None:
+    def invent(self, dims: Dims | None, declared: Sequence[ir.Dim] | None) -> Shape | None:
         """A shape with a number on every axis: declared sizes and new symbols stand where nothing was derived."""
         if dims is None:
             if declared is None:
@@ -110,18 +119,26 @@ def values(model: ir.Model) -> Facts:
     Numbers replace symbols and unknowns, symbols of the model's inputs (and their sums and products) replace other
     symbols and unknowns. A number is never replaced, inputs and outputs keep their shapes, invented symbols stay here.
     """
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    if not any(_reads_shapes(graph) for graph in graphs):
+        return Facts()
+    with ir.paused_gc():
+        return walk(model)
+
+
+def walk(model: ir.Model) -> Facts:
+    """`values`, also for a model where nothing reads a shape."""
     facts = Facts()
-    if any(_reads_shapes(graph) for graph in [model.graph, *(f.graph for f in model.functions.values())]):
-        for value in model.graph.inputs:
-            facts.shapes[value] = _input_shape(facts, value)
-        _Walk(facts, model.graph.opset_imports.get("", 0), False).graph(model.graph)
-        for function in model.functions.values():
-            version = function.graph.opset_imports.get("", 0) or model.graph.opset_imports.get("", 0)
-            _Walk(facts, version, True).graph(function.graph)
-        taken = {name for value in model.graph.inputs for name in ir.dims(value) or () if isinstance(name, str)}
-        for value, shape in facts.shapes.items():
-            if shape is not None and value.producer() is not None and not value.is_graph_output():
-                _write(value, shape, taken)
+    for value in model.graph.inputs:
+        facts.shapes[value] = _input_shape(facts, value)
+    version = model.graph.opset_imports.get("", 0)
+    _Walk(facts, version, False).graph(model.graph)
+    for function in model.functions.values():
+        _Walk(facts, function.graph.opset_imports.get("", 0) or version, True).graph(function.graph)
+    taken = {name for value in model.graph.inputs for name in ir.dims(value) or () if isinstance(name, str)}
+    for value, shape in facts.shapes.items():
+        if shape is not None and value.producer() is not None and not value.is_graph_output():
+            _write(value, shape, taken)
     return facts
 
 
@@ -274,6 +291,10 @@ class View:
         value = self.input(index)
         return None if value is None else value.dtype
 
+    def same_unless_zero(self, number: Number, dim: Number) -> bool:
+        """Whether a dimension is surely `number` wherever that is not 0."""
+        return self._facts.same_unless_zero(number, dim)
+
     def unless_zero(self, axis: int, number: Number) -> None:
         """Say that an unknown dimension of the first output is `number` wherever that is not 0."""
         self.zeroes.append((axis, number))
@@ -310,16 +331,16 @@ class _Walk:
         view.node = node
         key = (node.domain, node.op_type)
         by_attribute = self.in_function and any(attr.is_ref() for attr in node.attributes.values())
-        rule = None if by_attribute else SHAPES.get(key)
+        rule = None if by_attribute else _SHAPES.get(key)
         try:
             shapes: Sequence[Dims | None] = () if rule is None else rule(view)
         except (IndexError, ValueError):  # ranks that contradict the operator: nothing can be told
             shapes = ()
         for index, value in enumerate(node.outputs):
             found = shapes[index] if index < len(shapes) else None
-            facts.shapes[value] = facts.invent(found, ir.dims(value), index)
+            facts.shapes[value] = facts.invent(found, ir.dims(value))
         self._keep_zeroes(node)
-        self._contents(node, None if by_attribute else CONTENTS.get(key))
+        self._contents(node, None if by_attribute else _CONTENTS.get(key))
 
     def _keep_zeroes(self, node: ir.Node) -> None:
         shape = self.facts.shapes[node.outputs[0]] if self.view.zeroes else None

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from accelc import dimexpr as e
-from accelc import ir
 from accelc.dimexpr import Number
 
 if TYPE_CHECKING:
@@ -19,19 +18,26 @@ if TYPE_CHECKING:
 Dims = tuple[Number, ...]
 Rule = Callable[["View"], Sequence[Dims | None]]
 
-SHAPES: dict[tuple[str, str], Rule] = {}
+Table = dict[tuple[str, str], Rule]
+
+SHAPES: Table = {}
 FAR = 2**31 - 1
 """Slice bounds from here on mean "to the end": exporters write the largest int32 or int64."""
 
 
-def shape_of(ops: str, domain: str = "") -> Callable[[Rule], Rule]:
-    """Register a function for some operators, named with spaces between them."""
+def registrar(table: Table, ops: str, domain: str = "") -> Callable[[Rule], Rule]:
+    """Puts a function into a table for some operators, named with spaces between them."""
 
     def register(function: Rule) -> Rule:
-        SHAPES.update({(domain, op): function for op in ops.split()})
+        table.update({(domain, op): function for op in ops.split()})
         return function
 
     return register
+
+
+def shape_of(ops: str, domain: str = "") -> Callable[[Rule], Rule]:
+    """Register a function for some operators."""
+    return registrar(SHAPES, ops, domain)
 
 
 # --- element by element ----------------------------------------------------------------------------------------------
@@ -138,11 +144,12 @@ def _reshape(v: View) -> Sequence[Dims | None]:
     if target is None:
         return [None]
     allowzero = bool(v.attr("allowzero", 0))
-    sizes = [_reshape_dim(size, axis, dims, allowzero) for axis, size in enumerate(target)]
+    sizes = [_reshape_dim(v, size, axis, allowzero) for axis, size in enumerate(target)]
     total = None if dims is None else e.product(dims)
     if -1 in target:
-        hole = target.index(-1)  # the operator fails where the others multiply to 0
-        sizes[hole] = e.floordiv(total, _others(sizes, hole))
+        hole = target.index(-1)  # the operator fails where the others multiply to 0, unless allowzero is set
+        certain = not allowzero or all(size == -1 or e.positive(size) for size in target)
+        sizes[hole] = e.floordiv(total, _others(sizes, hole)) if certain else None
     else:
         unknown = [axis for axis, size in enumerate(sizes) if size is None]
         if len(unknown) == 1 and all(e.positive(size) for size in sizes if size is not None):
@@ -153,15 +160,16 @@ def _reshape(v: View) -> Sequence[Dims | None]:
     return [tuple(sizes)]
 
 
-def _reshape_dim(size: Number, axis: int, dims: Dims | None, allowzero: bool) -> Number:
+def _reshape_dim(v: View, size: Number, axis: int, allowzero: bool) -> Number:
     """The dimension that one element of a Reshape's shape gives; a 0 there copies, whenever it is 0."""
+    dims = v.dims(0)
     if allowzero or size is None or size == -1 or e.positive(size):
         return size
     if dims is None:
         return None
     if axis >= len(dims):
         return size if size != 0 else None  # a 0 here is an error, so where the operator succeeds it is none
-    if size == 0:
+    if size == 0 or v.same_unless_zero(size, dims[axis]):
         return dims[axis]
     return size if e.zero_with(size, dims[axis]) else None
 
@@ -277,7 +285,7 @@ def slices(v: View) -> list[tuple[int, Number, Number, Number]] | None:
     axes = v.ints("" if by_input else "axes", 3)
     starts, ends = (v.vector(1), v.vector(2)) if by_input else (v.attr("starts", ()), v.attr("ends", ()))
     count = max(len(starts or ()), len(ends or ()))
-    if axes is None:
+    if axes is None or (starts is None and ends is None):
         return None
     axes = axes or tuple(range(count))
     unknown: Dims = (None,) * count
@@ -396,143 +404,3 @@ def _resize(v: View) -> Sequence[Dims | None]:
     if scales is None or len(scales) != len(dims):
         return [(None,) * len(dims)]
     return [tuple(e.mul(d, scale) for d, scale in zip(dims, scales, strict=True))]
-
-
-# --- reductions, products, convolutions ------------------------------------------------------------------------------
-
-
-@shape_of(
-    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
-)
-def _reduce(v: View) -> Sequence[Dims | None]:
-    dims, axes, keep = v.dims(0), v.ints("axes", 1), v.attr("keepdims", 1)
-    if dims is None:
-        return [None]
-    if axes is None:
-        return [(None,) * len(dims) if keep else None]
-    if not axes and v.attr("noop_with_empty_axes", 0):
-        return [dims]
-    gone = {axis % len(dims) for axis in axes} if axes else set(range(len(dims)))
-    kept = [1 if axis in gone else d for axis, d in enumerate(dims) if keep or axis not in gone]
-    return [tuple(kept)]
-
-
-@shape_of("ArgMax ArgMin")
-def _arg(v: View) -> Sequence[Dims | None]:
-    dims = v.dims(0)
-    if not dims:
-        return [None]
-    axis = v.attr("axis", 0) % len(dims)
-    return [(*dims[:axis], *((1,) if v.attr("keepdims", 1) else ()), *dims[axis + 1 :])]
-
-
-@shape_of("TopK")
-def _top_k(v: View) -> Sequence[Dims | None]:
-    dims = v.dims(0)
-    if not dims:
-        return [None, None]
-    axis = v.attr("axis", -1) % len(dims)
-    k = v.attr("k", None) if v.opset < 10 else v.scalar(1)
-    result = (*dims[:axis], k, *dims[axis + 1 :])
-    return [result, result]
-
-
-@shape_of("NonZero")
-def _non_zero(v: View) -> Sequence[Dims | None]:
-    dims = v.dims(0)
-    return [(None if dims is None else max(len(dims), 1), None)]
-
-
-@shape_of("MatMul MatMulInteger")
-def _matmul(v: View) -> Sequence[Dims | None]:
-    return [_product_shape(v.dims(0), v.dims(1))]
-
-
-@shape_of("QLinearMatMul")
-def _quantized_matmul(v: View) -> Sequence[Dims | None]:
-    return [_product_shape(v.dims(0), v.dims(3))]
-
-
-def _product_shape(a: Dims | None, b: Dims | None) -> Dims | None:
-    if not a or not b:
-        return None
-    batch = broadcast([a[:-2], b[:-2]])
-    assert batch is not None
-    return (*batch, *(a[-2:-1] if len(a) > 1 else ()), *(b[-1:] if len(b) > 1 else ()))
-
-
-@shape_of("Gemm")
-def _gemm(v: View) -> Sequence[Dims | None]:
-    a, b = v.dims(0), v.dims(1)
-    rows = None if a is None or len(a) != 2 else a[1 if v.attr("transA", 0) else 0]
-    columns = None if b is None or len(b) != 2 else b[0 if v.attr("transB", 0) else 1]
-    return [(rows, columns)]
-
-
-@shape_of("Conv ConvInteger QLinearConv")
-def _conv(v: View) -> Sequence[Dims | None]:
-    dims, weight = v.dims(0), v.dims(3 if v.node.op_type == "QLinearConv" else 1)
-    if dims is None or weight is None or len(weight) != len(dims):
-        return [None]
-    return [(dims[0], weight[0], *_windows(v, dims[2:], weight[2:]))]
-
-
-@shape_of("AveragePool MaxPool LpPool")
-def _pool(v: View) -> Sequence[Dims | None]:
-    dims, kernel = v.dims(0), v.attr("kernel_shape", ())
-    if dims is None or len(kernel) != len(dims) - 2 or v.attr("ceil_mode", 0):
-        return [None if dims is None else (*dims[:2], *(None,) * (len(dims) - 2))] * len(v.node.outputs)
-    return [(*dims[:2], *_windows(v, dims[2:], kernel))] * len(v.node.outputs)
-
-
-def _windows(v: View, sizes: Dims, kernel: Sequence[Number]) -> Dims:
-    """How often a kernel fits into each spatial dimension."""
-    rank = len(sizes)
-    strides, dilations = v.attr("strides", (1,) * rank), v.attr("dilations", (1,) * rank)
-    pads, auto = v.attr("pads", (0,) * 2 * rank), str(v.attr("auto_pad", "NOTSET"))
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        return tuple(e.ceildiv(size, stride) for size, stride in zip(sizes, strides, strict=True))
-    if auto == "VALID":
-        pads = (0,) * 2 * rank
-    result: list[Number] = []
-    for axis, size in enumerate(sizes):
-        reach = e.add(e.mul(e.sub(kernel[axis], 1), dilations[axis]), 1)
-        room = e.sub(e.add(size, pads[axis] + pads[axis + rank]), reach)
-        result.append(e.add(e.floordiv(room, strides[axis]), 1))
-    return tuple(result)
-
-
-@shape_of("ConvTranspose")
-def _conv_transpose(v: View) -> Sequence[Dims | None]:
-    dims, weight = v.dims(0), v.dims(1)
-    if dims is None or weight is None or len(weight) != len(dims):
-        return [None]
-    return [(dims[0], e.mul(weight[1], v.attr("group", 1)), *(None,) * (len(dims) - 2))]
-
-
-@shape_of("GlobalAveragePool GlobalMaxPool GlobalLpPool")
-def _global_pool(v: View) -> Sequence[Dims | None]:
-    dims = v.dims(0)
-    return [None if dims is None else (*dims[:2], *(1,) * (len(dims) - 2))]
-
-
-@shape_of("LSTM GRU RNN")
-def _recurrent(v: View) -> Sequence[Dims | None]:
-    dims, hidden = v.dims(0), v.attr("hidden_size", None)
-    if dims is None or len(dims) != 3 or v.attr("layout", 0):
-        return [None] * len(v.node.outputs)
-    directions = 2 if str(v.attr("direction", "forward")) == "bidirectional" else 1
-    state = (directions, dims[1], hidden)
-    return [(dims[0], directions, dims[1], hidden), state, state][: len(v.node.outputs)]
-
-
-@shape_of("If")
-def _if(v: View) -> Sequence[Dims | None]:
-    branches = [graph.outputs for graph in ir.subgraphs(v.node)]
-    merged: list[Dims | None] = []
-    for values in zip(*branches, strict=True):
-        shapes = [v.shape(value) for value in values]
-        same_rank = all(dims is not None and len(dims) == len(shapes[0] or ()) for dims in shapes)
-        columns = zip(*(dims for dims in shapes if dims is not None), strict=True) if same_rank else ()
-        merged.append(tuple(c[0] if all(d == c[0] for d in c) else None for c in columns) if same_rank else None)
-    return merged

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from accelc import ir
-from accelc.guards import FLOATS, dtype_in
+from accelc.guards import dtype_in, opset_at_least
 from accelc.pass_base import RulePass
 from accelc.pattern import AnyOf, Const, Maybe, Op, Ops, Scalar, Term, Var
 from accelc.rule import Guard, Law, Match, rule, rules_of
@@ -188,9 +188,9 @@ def hard_sigmoid_clip(op: Ops, x: Var, a: Scalar, b: Scalar) -> Law:
 
 def _hard_swish_runs(m: Match) -> bool | str:
     """HardSwish is a function of HardSigmoid and Mul: its cost is theirs."""
-    if m.opset < 14 or m.ctx.allows("", "HardSwish", m.opset, {"T": m.dtype("x")}) is True:
-        return True
-    return m.ctx.allows("", "HardSigmoid", m.opset, {"T": m.dtype("x")})
+    kind = {"T": m.dtype("x")}
+    own = m.ctx.allows("", "HardSwish", m.opset, kind)
+    return own is True or m.ctx.allows("", "HardSigmoid", m.opset, kind)
 
 
 def _swish_forms(op: Ops, x: Var) -> list[Op]:
@@ -212,23 +212,29 @@ def hard_swish_parts(op: Ops, x: Var) -> Law:
     return _swish_forms(op, x), after, _kernel("HardSigmoid")
 
 
-@rule(exact=False, opset=14)
+@rule(exact=False)
 def hard_swish(op: Ops, x: Var) -> Law:
     """x HardSigmoid(x, alpha=1/6, beta=1/2) == HardSwish(x)     ai.onnx 14"""
     before = op.Mul(x, op.any_of(op.HardSigmoid(x, alpha=_SIXTH, beta=0.5), op.HardSigmoid(x, alpha=_SIXTH)))
-    return before, op.HardSwish(x), dtype_in("x", FLOATS), _hard_swish_runs
+    return before, op.HardSwish(x), opset_at_least(14), _hard_swish_runs
 
 
 @rule(exact=False)
 def sigmoid(op: Ops, x: Var) -> Law:
-    """1 / (1 + exp(-x)) == Sigmoid(x)"""
+    """1 / (1 + exp(-x)) == Sigmoid(x)     float32, whose kernel is vectorized"""
 
     def no_logarithm(m: Match) -> bool | str:
         # The kernel's result stays above 1e-8, which only a logarithm makes visible.
         return all(use.node.op_type != "Log" for use in m.out.uses()) or "its logarithm is taken"
 
     powers = op.Add(op.Exp(op.Neg(x)), 1.0)
-    return [op.Div(1.0, powers), op.Reciprocal(powers)], op.Sigmoid(x), _kernel("Sigmoid"), no_logarithm
+    return (
+        [op.Div(1.0, powers), op.Reciprocal(powers)],
+        op.Sigmoid(x),
+        dtype_in("x", {ir.DataType.FLOAT}),
+        _kernel("Sigmoid"),
+        no_logarithm,
+    )
 
 
 RULES = rules_of(globals())

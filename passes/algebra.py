@@ -187,7 +187,7 @@ def not_compared(op: Ops, x: Var, y: Var) -> Law:
 
 @rule()
 def where_not(op: Ops, c: Var, x: Var, y: Var) -> Law:
-    """Where(Not(c), x, y) == Where(c, y, x) for integers (of floats the kernel turns -0.0 of its first choice into 0.0)"""
+    """Where(Not(c), x, y) == Where(c, y, x) for integers (floats: the kernel makes 0.0 of -0.0 in its first choice)"""
     return op.Where(op.Not(c), x, y), op.Where(c, y, x), dtype_in("x", INTEGERS)
 
 
@@ -268,28 +268,24 @@ def clip_of_relu(op: Ops, x: Var) -> Law:
     return op.Clip(op.Relu(x), ..., _any=True), after
 
 
+def _smallest(first: Array | None, second: Array | None) -> Array | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return np.minimum(first, second)
+
+
 @rule()
 def clip_of_clip(op: Ops, x: Var) -> Law:
-    """Clip(Clip(x, a, b), c, d) == Clip(x, Clip(min(a, b), c, d), Clip(b, c, d))"""
+    """Clip(Clip(x, a, b), c, d) == Clip(x, max(a, c), min(b, d)) where the ranges overlap"""
 
     def after(m: Match) -> ir.Value:
         (a, b), (c, d) = _bounds(m, m.node("inner")), _bounds(m, m.root)
-        m.require(_same_sides(a, b, c, d), "one is bounded where the other is not")
-        if b is not None and a is not None:
-            a = np.minimum(a, b)
-        return _clip(m, m.x, _clamped(a, c, d), _clamped(b, c, d) if b is not None else d)
+        m.require((a is None) == (c is None) and (b is None) == (d is None), "one is bounded where the other is not")
+        low, high = _largest(a, c), _smallest(b, d)
+        m.require(low is None or high is None or low <= high, "the ranges do not overlap")
+        return _clip(m, m.x, low, high)
 
     return op.Clip(op.Clip(x, ..., _as="inner", _any=True), ..., _any=True), after
-
-
-def _same_sides(a: Array | None, b: Array | None, c: Array | None, d: Array | None) -> bool:
-    """Whether both clips bound the same sides: then the absent ones stay absent."""
-    return (a is None) == (c is None) and (b is None) == (d is None)
-
-
-def _clamped(bound: Array | None, low: Array | None, high: Array | None) -> Array | None:
-    bound = _largest(bound, low) if bound is not None else None
-    return bound if bound is None or high is None else np.minimum(bound, high)
 
 
 RULES = rules_of(globals())

@@ -34,7 +34,8 @@ class Cse(Pass):
         changes = 0
         for graph in (model.graph, *(function.graph for function in model.functions.values())):
             opset = graph.opset_imports.get("", 0) or model.opset_imports.get("", 0)
-            changes += _Walk(purity, opset, ctx).graph(graph, ())
+            with ir.paused_gc():
+                changes += _Walk(purity, opset, ctx).graph(graph, ())
         return PassResult(changes)
 
 

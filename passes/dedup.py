@@ -16,7 +16,7 @@ from accelc.context import Context
 from accelc.pass_base import Pass, PassResult
 from accelc.passes.splice import may
 
-_SMALL = 256
+_SMALL = 4096
 """Tensors up to this many bytes are compared by their bytes, larger ones by a hash of them."""
 _CHUNK = 1 << 20
 _SAMPLE = 64

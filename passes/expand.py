@@ -52,8 +52,8 @@ def _wide_enough(
     for back in range(1, len(expanded) + 1):
         dim = expanded[-back]
         before = x[-back] if back <= len(x) else None
-        longs = [other[-back] for other in others if other is not None and back <= len(other)]
-        if dim is None or not (before == dim or dim in longs):
+        there = [other[-back] for other in others if other is not None and back <= len(other)]
+        if dim is None or not (before == dim or dim in there or (dim == 1 and there)):
             return False
     return True
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from accelc import ir
 from accelc.context import Context
 from accelc.pass_base import Pass, PassResult
 from accelc.passes.fold_plan import Admission, Limits, candidates, choose, rule_of
-from accelc.passes.fold_run import Evaluator
+from accelc.passes.fold_run import Budget, Evaluator
 from accelc.passes.fold_size import Facts
 from accelc.passes.purity import Purity
 from accelc.passes.splice import may, remove_unused, set_constant
@@ -28,7 +27,7 @@ class Fold(Pass):
 
     max_bytes: the largest constant that is read or made; a larger weight would have to be loaded as a whole, and
     folding it rarely gains anything. total_bytes: of all results of one run. spare_bytes: by how much the results of
-    one run, at most 1 KiB each, may exceed the constants they replace. seconds: for all computations of one run.
+    one run, at most 1 KiB each, may exceed the constants they replace. seconds: that the runtime may spend in one run.
     """
 
     name = "fold"
@@ -38,30 +37,30 @@ class Fold(Pass):
     seconds: float = 10.0
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
-        purity, deadline = Purity(model), time.monotonic() + self.seconds
+        purity, budget = Purity(model), Budget(self.seconds)
         folded = removed = 0
         for root in (model.graph, *(function.graph for function in model.functions.values())):
             scope = ir.Scope(root, root, model.graph, root is not model.graph)
-            kept, gone = self._graph(scope, model, purity, ctx, deadline)
+            kept, gone = self._graph(scope, model, purity, ctx, budget)
             folded, removed = folded + kept, removed + gone
         return PassResult(folded, details={"constants": folded, "nodes": removed})
 
-    def _graph(
-        self, scope: ir.Scope, model: ir.Model, purity: Purity, ctx: Context, deadline: float
-    ) -> tuple[int, int]:
+    def _graph(self, scope: ir.Scope, model: ir.Model, purity: Purity, ctx: Context, budget: Budget) -> tuple[int, int]:
         """Fold in a main graph or a function's body. Returns how many results were stored and how many nodes went."""
         limits, facts = Limits(self.max_bytes, self.total_bytes, self.spare_bytes), Facts(scope.opset)
         found = candidates(scope, purity, facts, ctx, limits)
         if not found:
             return 0, 0
-        evaluator = Evaluator(model, scope.root, facts, ctx, deadline)
+        evaluator = Evaluator(model, scope.root, facts, ctx, budget)
         nodes = Admission(facts, evaluator, limits).admit(list(found))
         ends: dict[ir.Node, list[ir.Value]] = {}
         for _ in range(_MOST_TRIES):
             nodes = [node for node in nodes if not evaluator.failed(node)]
             ends = {} if evaluator.stopped else choose(nodes, facts, limits)
             evaluator.compute([value for values in ends.values() for value in values])
-            if not evaluator.stopped and not any(evaluator.failed(node) for node in nodes):
+            if evaluator.stopped:
+                ends = {}
+            if evaluator.stopped or not any(evaluator.failed(node) for node in nodes):
                 break
         else:
             ends = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -19,6 +20,13 @@ _BATCH_BYTES = 128 << 20
 _MOST_FAILURES = 60
 
 
+@dataclass
+class Budget:
+    """Seconds that the runtime may still spend."""
+
+    seconds: float
+
+
 class Evaluator:
     """Runs parts of one model. Computed values go into the facts.
 
@@ -26,11 +34,11 @@ class Evaluator:
     of memory, or failed too often.
     """
 
-    def __init__(self, model: ir.Model, root: ir.Graph, facts: Facts, ctx: Context, deadline: float) -> None:
+    def __init__(self, model: ir.Model, root: ir.Graph, facts: Facts, ctx: Context, budget: Budget) -> None:
         imports = {**model.opset_imports, **root.opset_imports}
         self._imports = [onnx.helper.make_opsetid(domain, version) for domain, version in imports.items()]
         self._ir_version = model.ir_version
-        self._facts, self._ctx, self._deadline = facts, ctx, deadline
+        self._facts, self._ctx, self._budget = facts, ctx, budget
         self._refusals = 0
         self._unsupported: set[object] = set()
         self._bad: set[ir.Node] = set()
@@ -151,10 +159,13 @@ class Evaluator:
         for value in outputs:
             graph.output.add(name=names[value])
         model = onnx.ModelProto(graph=graph, ir_version=self._ir_version, opset_import=self._imports)
-        seconds = self._deadline - time.monotonic()
-        if seconds <= 0:
+        if self._budget.seconds <= 0:
             raise RuntimeFailure("timeout", "the time for folding is spent")
-        found = self._ctx.runner.evaluate(model.SerializeToString(), {}, timeout=seconds)
+        started = time.monotonic()
+        try:
+            found = self._ctx.runner.evaluate(model.SerializeToString(), {}, timeout=self._budget.seconds)
+        finally:
+            self._budget.seconds -= time.monotonic() - started
         return {value: found[names[value]] for value in outputs}
 
 

@@ -103,7 +103,7 @@ def reduce_nothing(op: Ops, x: Var) -> Law:
 
 @rule(shared=True)
 def where_constant(op: Ops, x: Var, y: Var, c: Const) -> Law:
-    """Where(false, x, y) == y; for all but floats Where(true, x, y) == x (their -0.0 comes out as 0.0); shapes agreeing"""
+    """Where(false, x, y) == y, and Where(true, x, y) == x for all but floats (their -0.0 comes out as 0.0)"""
 
     def after(m: Match) -> ir.Value:
         chosen = m.const("c")

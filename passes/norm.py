@@ -278,10 +278,11 @@ def rms_divide(op: Ops, x: Var, y: Var, eps: Scalar, a: Const) -> Law:
     """x * reciprocal(sqrt(mean x² + eps)) == x / sqrt(mean x² + eps)     which the runtime fuses while loading"""
 
     def after(m: Match) -> Any:
-        m.require(len(m.root.inputs) == 2 and m.y is m.x, "what is divided is not what is normalized")
+        m.require(m.y is m.x, "what is divided is not what is normalized")
+        m.require(any(use.node.op_type == "Mul" for use in m.out.uses()), "is not scaled next, so stays unfused anyway")
         return m.op.Div(m.x, m.node("root").outputs[0])
 
-    spread = op.Add(_mean(op, _square(op, y), a, "mean"), eps)
+    spread = op.Add(_mean(op, op.Pow(y, 2.0), a, "mean"), eps)
     root = op.Sqrt(spread, _as="root")
     return op.Mul(x, op.any_of(op.Reciprocal(root), op.Div(1.0, root))), after, dtype_in("x", FLOATS)
 

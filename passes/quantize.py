@@ -17,13 +17,11 @@ from accelc.runner import RuntimeFailure
 from .quantize_emit import quantize_layers
 from .quantize_layers import Found, Layer, find_layers
 from .quantize_numbers import Scheme
-from .quantize_search import Search
+from .quantize_search import Search, Unit
 from .quantize_trial import Trial, ratio_text
 
 METADATA = "accelc.quantize"
 _ALONE_SHARE = 0.3
-
-Unit = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,8 @@ class Quantize(Pass):
             if speed.verdict != "faster":
                 reason = f"nothing beats float: ratio {ratio_text(speed)}"
                 return PassResult(skipped=reason, details=_details(found, search))
-        layers = [found.layers[index] for index in sorted(index for unit in units for index in unit)]
-        done = quantize_layers(model, layers, search.scheme, ctx.spend)
+        layers = search.chosen(found.layers, {index for unit in units for index in unit})
+        done = quantize_layers(model, layers, search.scheme, ctx.spend, search.known)
         if not done:
             return PassResult(skipped="out of fuel", details=_details(found, search))
         _record(model, ctx, search.scheme, done)
@@ -101,11 +99,15 @@ class Quantize(Pass):
         products = [unit for unit in units if not search.found.tables(unit)]
         choices = [units, products] if len(products) < len(units) else [units]
         speeds = search.trial.compare([search.candidate(choice) for choice in choices], seconds)
-        if len(choices) > 1 and speeds[0].high < speeds[1].low:
+        if len(choices) > 1 and (speeds[0].high < speeds[1].low or _only_second_is_faster(*speeds)):
             for unit in set(units) - set(products):
                 search.drop(unit, f"slower with it: {ratio_text(speeds[0])} against {ratio_text(speeds[1])}")
             return products, speeds[1]
         return units, speeds[0]
+
+
+def _only_second_is_faster(one: Comparison, two: Comparison) -> bool:
+    return one.verdict != "faster" and two.verdict == "faster"
 
 
 def _has_vendor_kernels(ctx: Context) -> bool:
@@ -127,12 +129,15 @@ def _record(model: ir.Model, ctx: Context, scheme: Scheme, done: list[Layer]) ->
         "bits": scheme.bits,
         "isa": sorted(ctx.target.isa),
         "layers": [layer.node.name for layer in done],
+        "smoothed": [layer.node.name for layer in done if layer.smooth is not None],
     }
     model.metadata_props[key] = json.dumps(entry)
 
 
 def _summary(found: Found, done: list[Layer], scheme: Scheme, quality: Quality | None, speed: Comparison | None) -> str:
-    parts = [f"{len(done)} of {len(found.layers)} layers in int8 ({scheme})"]
+    smoothed = sum(layer.smooth is not None for layer in done)
+    also = f", {smoothed} smoothed" if smoothed else ""
+    parts = [f"{len(done)} of {len(found.layers)} layers in int8 ({scheme}{also})"]
     if quality is not None:
         parts.append(str(quality))
     if speed is not None:
@@ -149,12 +154,13 @@ def _details(found: Found, search: Search | None = None, done: list[Layer] | Non
     """Every layer considered: what became of it and why."""
     dropped = search.dropped if search is not None else {}
     rows = search.rows if search is not None else {}
-    changed = set(done or ())
+    changed = {layer.path: layer for layer in done or ()}
     layers = [
         {
             "node": layer.path,
             "shape": [rows.get(index), layer.k, layer.n],
-            "int8": layer in changed,
+            "int8": layer.path in changed,
+            "smoothed": layer.path in changed and changed[layer.path].smooth is not None,
             "reason": dropped.get(index, ""),
         }
         for index, layer in enumerate(found.layers)

@@ -20,11 +20,20 @@ _DYNAMIC_QUANTIZE_LINEAR = 11  # the opset that has it
 Spend = Callable[[str, str], bool]
 
 
-def quantize_layers(model: ir.Model, layers: Iterable[Layer], scheme: Scheme, spend: Spend) -> list[Layer]:
-    """Replace layers by their int8 form, as long as spend(rule, node) allows. Returns those replaced."""
-    writer = _Writer(model, scheme)
+Rounded = dict[tuple[int, bytes], Int8Weight]
+"""Weights rounded before, by Layer.form; for one model, its copies and one scheme."""
+
+
+def quantize_layers(
+    model: ir.Model, layers: Iterable[Layer], scheme: Scheme, spend: Spend, known: Rounded | None = None
+) -> list[Layer]:
+    """Replace layers by their int8 form, as long as spend(rule, node) allows. Returns those replaced.
+
+    known: is used and filled.
+    """
+    writer = _Writer(model, scheme, {} if known is None else known)
     done = []
-    groups: dict[tuple[ir.Graph, ir.Value], list[Layer]] = {}
+    groups: dict[tuple[Any, ...], list[Layer]] = {}
     for layer in layers:
         if not spend("quantize", layer.path):
             break
@@ -32,18 +41,26 @@ def quantize_layers(model: ir.Model, layers: Iterable[Layer], scheme: Scheme, sp
         if layer.is_gather:
             writer.gather(layer)
         else:
-            groups.setdefault((layer.scope.graph, layer.a), []).append(layer)
+            groups.setdefault((layer.scope.graph, layer.a, layer.form[1]), []).append(layer)
     for group in groups.values():
         writer.products(group)
     writer.drop_unused()
     return done
 
 
+def rounded(layer: Layer, scheme: Scheme, known: Rounded) -> Int8Weight:
+    """The weight or table of a layer in int8; known: is used and filled."""
+    if layer.form not in known:
+        weight = layer.matrix()
+        known[layer.form] = quantize_rows(weight) if layer.is_gather else quantize_weight(weight, scheme)
+    return known[layer.form]
+
+
 class _Writer:
     """Puts nodes and weights into one model; a weight that several layers share is stored once."""
 
-    def __init__(self, model: ir.Model, scheme: Scheme) -> None:
-        self.scheme = scheme
+    def __init__(self, model: ir.Model, scheme: Scheme, known: Rounded) -> None:
+        self.scheme, self.known = scheme, known
         self.names = ir.names(model)
         self.scopes = {scope.graph: scope for scope in ir.scopes(model)}
         self.stored: dict[tuple[Any, ...], tuple[ir.Value, ...]] = {}
@@ -63,31 +80,34 @@ class _Writer:
     def table(self, layer: Layer) -> tuple[ir.Value, ...]:
         key = (layer.weight, "rows")
         if key not in self.stored:
-            rows, scales = quantize_rows(layer.matrix())
-            hint, owner = str(layer.weight.name), self.owner(layer)
-            self.stored[key] = (
-                self.constant(rows, f"{hint}_int8", owner, layer),
-                self.constant(scales, f"{hint}_scale", owner, layer),
-            )
+            self.stored[key] = tuple(self.store(rounded(layer, self.scheme, self.known), layer))
         self.weights[layer.weight] = None
         return self.stored[key]
 
     # --- products
 
     def products(self, group: Sequence[Layer]) -> None:
-        """Layers with one input, in the order of the graph."""
+        """Layers with one input and one smoothing, in the order of the graph."""
         first = group[0]
+        a = self.smoothed(first)
         if self.scheme.vendor and (len(group) == 1 or first.scope.opset < _DYNAMIC_QUANTIZE_LINEAR):
             for layer in group:
-                self.finish(layer, self.fused(layer))
+                self.finish(layer, self.fused(layer, a))
         else:
-            quantized = self.nodes("DynamicQuantizeLinear", [first.a], first, (_UINT8, _FLOAT, _UINT8))
+            quantized = self.nodes("DynamicQuantizeLinear", [a], first, (_UINT8, _FLOAT, _UINT8))
             for layer in group:
                 self.finish(layer, self.product(layer, quantized))
 
-    def fused(self, layer: Layer) -> ir.Value:
+    def smoothed(self, layer: Layer) -> ir.Value:
+        """The activation, with its outliers made smaller where the layer wants it."""
+        if layer.smooth is None:
+            return layer.a
+        factors = self.constant(1 / layer.smooth, f"{layer.node.name}_smooth", layer.scope, layer)
+        return self.node("Mul", [layer.a, factors], layer)
+
+    def fused(self, layer: Layer, a: ir.Value) -> ir.Value:
         """com.microsoft.DynamicQuantizeMatMul."""
-        inputs = [layer.a, *self.weight(layer), self.bias(layer)]
+        inputs = [a, *self.weight(layer), self.bias(layer)]
         return self.node("DynamicQuantizeMatMul", _trimmed(inputs), layer, domain=MICROSOFT)
 
     def product(self, layer: Layer, quantized: Sequence[ir.Value]) -> ir.Value:
@@ -118,9 +138,9 @@ class _Writer:
 
     def weight(self, layer: Layer) -> tuple[ir.Value, ir.Value, ir.Value | None]:
         """(values, scales, zero point or None) of a layer's weight."""
-        key = (layer.weight, layer.transposed, layer.alpha)
+        key = (layer.weight, layer.transposed, layer.alpha, layer.form[1])
         if key not in self.stored:
-            self.stored[key] = tuple(self.store(quantize_weight(layer.matrix(), self.scheme), layer))
+            self.stored[key] = tuple(self.store(rounded(layer, self.scheme, self.known), layer))
         self.weights[layer.weight] = None
         values, scales, *zero = self.stored[key]
         return values, scales, zero[0] if zero else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,8 @@ class Layer:
     """One MatMul or Gemm with weight [K, N], or one Gather from a table [V, H] (then k = V and n = H).
 
     transposed: the weight is stored [N, K]. alpha: factor on the product. add: an Add that is absorbed. bias: a
-    constant that adds one row to every row of the product, with the factor beta.
+    constant that adds one row to every row of the product, with the factor beta. smooth: divisors [K] of the
+    activation, which the weight takes over. index: its position among the layers of the model.
     """
 
     scope: ir.Scope
@@ -35,6 +36,8 @@ class Layer:
     add: ir.Node | None = None
     bias: ir.Value | None = None
     beta: float = 1.0
+    smooth: Floats | None = None
+    index: int = -1
 
     @property
     def is_gather(self) -> bool:
@@ -61,11 +64,18 @@ class Layer:
         return ir.node_path(self.node)
 
     def matrix(self) -> Floats:
-        """The weight as it is multiplied, [K, N], with alpha in it; the table of a Gather."""
+        """The weight as it is multiplied, [K, N], with alpha and smooth in it; the table of a Gather."""
         array = ir.const(self.weight)
         assert array is not None
-        weight = array.T if self.transposed else array
-        return weight if self.alpha == 1.0 else weight * np.float32(self.alpha)
+        weight: Floats = array.T if self.transposed else array
+        if self.alpha != 1.0:
+            weight = weight * np.float32(self.alpha)
+        return weight if self.smooth is None else weight * self.smooth[:, None]
+
+    @property
+    def form(self) -> tuple[int, bytes]:
+        """Tells one form of the weight from all others in copies of the model."""
+        return self.index, b"" if self.smooth is None else self.smooth.tobytes()
 
     def bias_row(self) -> Floats | None:
         """The constant term as [N], with beta in it."""
@@ -100,7 +110,7 @@ def find_layers(model: ir.Model, *, embeddings: bool, portable: bool) -> Found:
         for node in scope.graph
         if (layer := _layer(node, scope, embeddings, portable, refused)) is not None
     ]
-    layers = _without_outside_users(layers, refused)
+    layers = [replace(each, index=i) for i, each in enumerate(_without_outside_users(layers, refused))]
     units: dict[ir.Value, list[int]] = {}
     for index, layer in enumerate(layers):
         units.setdefault(layer.weight, []).append(index)

@@ -14,6 +14,9 @@ Floats = NDArray[np.float32]
 
 _TINY = float(np.finfo(np.float32).tiny)
 _ZERO_OF_UNSIGNED = 128
+_SMOOTHING = 0.7
+_OUTLIER = 3.0
+"""How many times the median of its columns a column must reach."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,14 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Int8Weight:
-    """A weight [K, N] as (values - zero_point) * scales. scales: [N], or [] for the whole tensor."""
+    """A weight [K, N] as (values - zero_point) * scales. scales: [N], [] for the whole tensor, [V, 1] for a table."""
 
     values: NDArray[Any]
     scales: Floats
     zero_point: int
 
     def floats(self) -> Floats:
-        """The weight that the integers stand for, [K, N]."""
+        """The weight that the integers stand for."""
         return (self.values.astype(np.float32) - np.float32(self.zero_point)) * self.scales
 
 
@@ -73,10 +76,24 @@ def quantize_weight(weight: Floats, scheme: Scheme) -> Int8Weight:
     return Int8Weight(rounded.astype(np.int8), scales, 0)
 
 
-def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """A finite table [V, H] as int8 rows and their scales [V, 1]: row v is about values[v] * scales[v]."""
+def quantize_rows(table: Floats) -> Int8Weight:
+    """Symmetric rounding of a finite table [V, H] in 8 bits; scales: [V, 1]."""
     scales = _scales(np.abs(table).max(axis=1, keepdims=True), 127)
-    return np.rint(table / scales).clip(-127, 127).astype(np.int8), scales
+    return Int8Weight(np.rint(table / scales).clip(-127, 127).astype(np.int8), scales, 0)
+
+
+def smoothing(a: Floats) -> Floats | None:
+    """Divisors [K] that bring outlying columns of an activation [..., K] nearer to the others; None without outliers.
+
+    (a / s) @ (s[:, None] * weight) == a @ weight, and both factors round better: a has one scale for all columns. No
+    divisor is below 1, so a column that is quiet here cannot become an outlier elsewhere. After Xiao et al. 2023.
+    """
+    largest = np.abs(a.reshape(-1, a.shape[-1])).max(axis=0)
+    middle = float(np.median(largest))
+    if not 0 < middle < np.inf or not np.isfinite(largest).all():
+        return None
+    divisors = np.maximum(largest / np.float32(middle), 1).astype(np.float32) ** np.float32(_SMOOTHING)
+    return divisors if divisors.max() > _OUTLIER**_SMOOTHING else None
 
 
 def _scales(largest: Any, top: int) -> Floats:
@@ -94,12 +111,16 @@ def dynamic_quantize(a: Floats) -> tuple[NDArray[np.uint8], np.float32, int]:
 
 
 def product_error(a: Floats, weight: Floats, int8: Int8Weight) -> float:
-    """Root of error energy over energy of a @ weight when both are quantized; a: [..., K], weight: [K, N]."""
-    rows = a.reshape(-1, a.shape[-1])
-    if not rows.size or not np.isfinite(rows).all():
+    """Relative error of a row of a @ weight when both are quantized, root mean square over rows; a: [M, K].
+
+    Rows count alike, for a norm may follow. Rows of zeros and activations that are not finite count nothing.
+    """
+    if not a.size or not np.isfinite(a).all():
         return 0.0
-    values, scale, zero = dynamic_quantize(rows)
-    wanted = rows @ weight
+    values, scale, zero = dynamic_quantize(a)
+    wanted = a @ weight
     got = ((values.astype(np.float32) - np.float32(zero)) * scale) @ int8.floats()
-    size = float(np.linalg.norm(wanted))
-    return float(np.linalg.norm(got - wanted)) / size if size else 0.0
+    sizes = np.linalg.norm(wanted, axis=1)
+    some = sizes > 0
+    errors = np.linalg.norm(got - wanted, axis=1)[some] / sizes[some]
+    return float(np.sqrt(np.mean(errors**2))) if errors.size else 0.0

@@ -1,12 +1,11 @@
-"""Which layers become int8: those that are faster alone and together stay inside the quality budget."""
+"""Which layers become int8, and how: those that are faster alone and together stay inside the quality budget."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,22 +15,30 @@ from accelc.infer import infer_model
 from accelc.measure import compare
 from accelc.quality import Quality
 
-from .quantize_emit import quantize_layers
+from .quantize_emit import Rounded, quantize_layers, rounded
 from .quantize_layers import Found, Layer, find_layers
-from .quantize_numbers import Floats, Scheme, product_error, quantize_rows, quantize_weight
+from .quantize_numbers import Floats, Scheme, product_error, smoothing
 from .quantize_trial import Trial
 
 _ALONE_S = 0.3
 """Seconds for timing one shape alone."""
 _LARGE = 1 << 24
 """Elements of a weight above which int8 is taken to pay without being timed alone."""
+_CLEARLY = 0.8
 _PROBED_ROWS = 64
 _PROBED_AT_ONCE = 16
+
+Unit = tuple[int, ...]
+Remedy = tuple[tuple[int, ...], Floats]
+"""Layers with one activation, and its smoothing."""
 
 
 @dataclass
 class Search:
-    """Narrows down the units of a model. dropped: position of a layer -> why it stays in float."""
+    """Narrows down the units of a model.
+
+    By position of a layer: dropped, why it stays in float; rows of its activation; smooth, the divisors it is to use.
+    """
 
     trial: Trial
     found: Found
@@ -39,18 +46,23 @@ class Search:
     portable: bool
     dropped: dict[int, str] = field(default_factory=dict)
     rows: dict[int, int] = field(default_factory=dict)
+    smooth: dict[int, Floats] = field(default_factory=dict)
+    known: Rounded = field(default_factory=dict)
 
-    def candidate(self, units: Iterable[tuple[int, ...]]) -> ir.Model:
+    def candidate(self, units: Iterable[Unit]) -> ir.Model:
         """A copy of the model with these units in int8."""
         wanted = {index for unit in units for index in unit}
         tables = any(layer.is_gather for layer in self.found.layers)
 
         def change(model: ir.Model) -> None:
             layers = find_layers(model, embeddings=tables, portable=self.portable).layers
-            chosen = [layer for index, layer in enumerate(layers) if index in wanted]
-            quantize_layers(model, chosen, self.scheme, lambda *_: True)
+            quantize_layers(model, self.chosen(layers, wanted), self.scheme, lambda *_: True, self.known)
 
         return self.trial.copy(change)
+
+    def chosen(self, layers: Sequence[Layer], wanted: Collection[int]) -> list[Layer]:
+        """The wanted ones of the layers of the model or a copy, with their smoothing, in the order of the graph."""
+        return [replace(layer, smooth=self.smooth.get(i)) for i, layer in enumerate(layers) if i in wanted]
 
     def drop(self, unit: Sequence[int], reason: str) -> None:
         self.dropped.update(dict.fromkeys(unit, reason))
@@ -65,7 +77,7 @@ class Search:
                 if not self.found.layers[index].is_gather:
                     self.rows[index] = max(self.rows.get(index, 0), prod(int(dim) for dim in shape[:-1]))
 
-    def faster_alone(self, units: Sequence[tuple[int, ...]], seconds: float) -> list[tuple[int, ...]]:
+    def faster_alone(self, units: Sequence[Unit], seconds: float) -> list[Unit]:
         """Leave out units whose products are slower in int8 when timed alone, the heaviest first while time is left."""
         work: dict[tuple[int, int, int], int] = {}
         for index, rows in self.rows.items():
@@ -109,59 +121,95 @@ class Search:
 
     # --- quality
 
-    def within_budget(self, units: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], Quality | None, str]:
+    def within_budget(self, units: Sequence[Unit]) -> tuple[list[Unit], Quality | None, str]:
         """The most units that stay inside the budget together, the quality they reach, and what stopped all of them.
 
-        The units whose own results suffer most are left out first; how many must go is found by bisection.
+        Where all of them are too much, those whose own results suffer most are smoothed first, and when that is not
+        enough they are left out. How many is found by bisection.
         """
         quality, over = self.trial.quality(self.candidate(units))
         if not over:
             return list(units), quality, ""
-        errors = self.errors(units)
-        order = sorted(units, key=lambda unit: (-errors[unit], unit))
-        best: Quality | None = None
-        low, high = 0, len(order)  # dropping `low` units is too few, dropping `high` is enough
+        errors, remedies = self.errors(units)
+        remedies.sort(key=lambda each: (-max(errors[index] for index in each[0]), each[0]))
+
+        def smoothed(count: int) -> list[Unit]:
+            self.smooth = {index: divisors for group, divisors in remedies[:count] for index in group}
+            return list(units)
+
+        count, best = self._fewest(len(remedies), smoothed)
+        if best is not None:
+            return smoothed(count), best, over
+        smoothed(len(remedies))
+        worst = sorted(units, key=lambda unit: (-max(errors[index] for index in unit), unit))
+
+        def without(count: int) -> list[Unit]:
+            kept = set(worst[count:])
+            return [unit for unit in units if unit in kept]
+
+        count, best = self._fewest(len(worst) - 1, without)
+        if best is None:
+            count = len(worst)
+        for unit in worst[:count]:
+            error = max(errors[index] for index in unit)
+            self.drop(unit, f"too sensitive: relative error {error:.4f} of its own; with all layers the {over}")
+        return without(count), best, over
+
+    def _fewest(self, most: int, choose: Callable[[int], list[Unit]]) -> tuple[int, Quality | None]:
+        """The smallest count in 1..most whose choice is inside the budget, and its quality; None when none is."""
+        quality, reason = self.trial.quality(self.candidate(choose(most))) if most else (None, "")
+        if reason or quality is None:
+            return most, None
+        low, high, best = 0, most, quality  # `low` is too few, `high` is enough
         while high - low > 1:
             middle = (low + high) // 2
-            quality, reason = self.trial.quality(self.candidate(order[middle:]))
-            if reason:
+            quality, reason = self.trial.quality(self.candidate(choose(middle)))
+            if reason or quality is None:
                 low = middle
             else:
                 high, best = middle, quality
-        for unit in order[:high]:
-            self.drop(unit, f"too sensitive: relative error {errors[unit]:.4f} of its own; with all layers the {over}")
-        kept = set(order[high:])
-        return [unit for unit in units if unit in kept], best, over
+        return high, best
 
-    def errors(self, units: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], float]:
-        """The largest relative error that int8 causes in the results of each unit's own layers."""
-        indices = [index for unit in units for index in unit]
-        error: dict[int, float] = {}
-        for start in range(0, len(indices), _PROBED_AT_ONCE):
-            part = indices[start : start + _PROBED_AT_ONCE]
-            inputs = [self.found.layers[index].a for index in part if not self.found.layers[index].is_gather]
-            places = [index for index in part if not self.found.layers[index].is_gather]
-            arrays = self.trial.probe(inputs, self.trial.feeds[0], shapes=False) if inputs else {}
-            for place, index in enumerate(places):
-                if place in arrays:
-                    error[index] = self.layer_error(self.found.layers[index], arrays[place])
+    def errors(self, units: Sequence[Unit]) -> tuple[dict[int, float], list[Remedy]]:
+        """The relative error that int8 causes in each layer's own results, and where smoothing lowers it clearly.
+
+        Layers whose activation is not known, in subgraphs, count as exact.
+        """
+        alone = {index for unit in units if len(unit) == 1 for index in unit}
+        indices = sorted(index for unit in units for index in unit)
+        error = {index: self.table_error(self.found.layers[index]) for index in indices}
+        groups: dict[ir.Value, list[int]] = {}
         for index in indices:
-            layer = self.found.layers[index]
-            if layer.is_gather:
-                error[index] = _table_error(layer.matrix())
-        return {unit: max(error.get(index, 0.0) for index in unit) for unit in units}
+            if not self.found.layers[index].is_gather:
+                groups.setdefault(self.found.layers[index].a, []).append(index)
+        inputs, remedies = list(groups), []
+        for start in range(0, len(inputs), _PROBED_AT_ONCE):
+            part = inputs[start : start + _PROBED_AT_ONCE]
+            for place, a in self.trial.probe(part, self.trial.feeds[0], shapes=False).items():
+                group = groups[part[place]]
+                before = [self.layer_error(index, a, None) for index in group]
+                error.update(zip(group, before, strict=True))
+                divisors = smoothing(a) if a.size and alone.issuperset(group) else None
+                if divisors is not None:
+                    after = max(self.layer_error(index, a / divisors, divisors) for index in group)
+                    if after < _CLEARLY * max(before):
+                        remedies.append((tuple(group), divisors))
+        return error, remedies
 
-    def layer_error(self, layer: Layer, a: Any) -> float:
-        weight = layer.matrix()
+    def layer_error(self, index: int, a: Floats, divisors: Floats | None) -> float:
+        layer = replace(self.found.layers[index], smooth=divisors)
         rows = a.reshape(-1, a.shape[-1])
         step = max(1, len(rows) // _PROBED_ROWS)
-        return product_error(rows[::step], weight, quantize_weight(weight, self.scheme))
+        return product_error(rows[::step], layer.matrix(), rounded(layer, self.scheme, self.known))
 
-
-def _table_error(table: Floats) -> float:
-    rows, scales = quantize_rows(table)
-    size = float(np.linalg.norm(table))
-    return float(np.linalg.norm(rows * scales - table)) / size if size else 0.0
+    def table_error(self, layer: Layer) -> float:
+        """The relative error of a table's rows; 0 for a product."""
+        if not layer.is_gather:
+            return 0.0
+        table = layer.matrix()
+        size = float(np.linalg.norm(table))
+        error = rounded(layer, self.scheme, self.known).floats() - table
+        return float(np.linalg.norm(error)) / size if size else 0.0
 
 
 def _product(k: int, n: int, rng: np.random.Generator) -> ir.Model:

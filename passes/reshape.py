@@ -332,7 +332,7 @@ def unsqueeze_of_reduce(op: Ops, x: Var) -> Law:
         m.require(m.attr("keepdims", node="inner") == 0, "the axes are kept already")
         _require_same_axes(m, rank_of(m.x))
         node = m.node("inner")
-        return m.op.copy(node, node.inputs, keepdims=1)  # type: ignore[no-any-return]
+        return m.op.copy(node, node.inputs, keepdims=None)  # type: ignore[no-any-return]
 
     return op.Unsqueeze(op.any_of(*_reductions(op, x)), ..., axes=...), after
 

@@ -16,6 +16,8 @@ from accelc.rule import Law, Match, rule, rules_of
 
 _HEADS = 3
 """Query, key and value: the runtime fuses attention only where a norm feeds three products and one Add."""
+_STEPS_TO_SOFTMAX = 7
+"""From the Add back: bias, output projection, Reshape, Transpose, product with the values, and one to spare."""
 
 
 def on_cpu(m: Match) -> bool | str:
@@ -38,14 +40,32 @@ def feeds_norm(m: Match) -> bool | str:
 
 
 def outside_attention(m: Match) -> bool | str:
-    """The runtime's own attention fusion, which needs the Add, cannot start at either input."""
-    for value in (m.x, m.y):
-        node = value.producer()
-        if node is not None and _is_norm(node):
-            products = sum(use.node.op_type == "MatMul" and not use.node.domain for use in value.uses())
-            if products >= _HEADS:
-                return "the runtime may fuse attention here"
+    """The runtime's own attention fusion, which needs the Add, cannot start here.
+
+    It looks for a norm that feeds query, key, value and the Add, and for a plain Softmax behind the Add's other input.
+    """
+    for norm, other in ((m.x, m.y), (m.y, m.x)):
+        node = norm.producer()
+        if node is None or not _is_norm(node):
+            continue
+        products = sum(use.node.op_type == "MatMul" and not use.node.domain for use in norm.uses())
+        if products >= _HEADS and _comes_from_softmax(other):
+            return "the runtime may fuse attention here"
     return True
+
+
+def _comes_from_softmax(value: ir.Value | None) -> bool:
+    """Whether a value is computed from a Softmax by the operators that follow it in attention."""
+    for _ in range(_STEPS_TO_SOFTMAX):
+        node = value.producer() if value is not None else None
+        if node is None:
+            return False
+        if node.op_type == "Softmax":
+            return True
+        if node.op_type not in ("Add", "MatMul", "Gemm", "Reshape", "Transpose"):
+            return False
+        value = next((each for each in node.inputs if not ir.is_constant(each)), None)
+    return False
 
 
 def _is_norm(node: ir.Node) -> bool:

@@ -99,18 +99,23 @@ class _Work:
     # --- constants and operators that take a shape
 
     def resolve(self, scope: ir.Scope) -> None:
-        """Resolve the nodes of one graph, in order."""
-        for node in list(scope.graph):
-            if self.ctx.fuel.empty:
-                return
-            if node.graph is not scope.graph or node.domain or node.op_type == "Constant":
-                continue
-            for value in node.outputs:
-                self.constant(scope, node, value)
-            rule = self.rules.get(node.op_type)
-            if rule is not None and node.graph is scope.graph and not any(a.is_ref() for a in node.attributes.values()):
-                self.stats_of(node.op_type)
-                rule(scope, node)
+        """Resolve the nodes of one graph: first those that take a shape, so that chains nobody needs then are gone."""
+        for step in (self.operator, self.constants):
+            for node in list(scope.graph):
+                if self.ctx.fuel.empty:
+                    return
+                if node.graph is scope.graph and not node.domain and node.op_type != "Constant":
+                    step(scope, node)
+
+    def operator(self, scope: ir.Scope, node: ir.Node) -> None:
+        rule = self.rules.get(node.op_type)
+        if rule is not None and not any(attr.is_ref() for attr in node.attributes.values()):
+            self.stats_of(node.op_type)
+            rule(scope, node)
+
+    def constants(self, scope: ir.Scope, node: ir.Node) -> None:
+        for value in node.outputs:
+            self.constant(scope, node, value)
 
     def stats_of(self, op_type: str) -> None:
         """Count a try of the rules of an operator."""
@@ -164,6 +169,8 @@ class _Work:
         kept = [
             axis < len(dims) and self.copies(size, dims[axis], allowzero=allowzero) for axis, size in enumerate(target)
         ]
+        if allowzero and -1 in target and not all(size == -1 or e.positive(size) for size in target):
+            return  # the runtime has its own meaning for this
         holes = sum(not keep for keep in kept)
         if len(target) == len(dims) and (holes == 0 or (holes == 1 and target[kept.index(False)] == -1)):
             self.bypass("reshape-noop", node, x)
@@ -181,8 +188,7 @@ class _Work:
             return True
         if size is None or size == -1:
             return False
-        atom = e.single(dim)
-        return size == dim or (not allowzero and atom is not None and self.facts.unless_zero.get(atom) == size)
+        return size == dim or (not allowzero and self.facts.same_unless_zero(size, dim))
 
     def reshape_sizes(
         self, node: ir.Node, dims: Shape, target: Sequence[Number], kept: Sequence[bool], *, allowzero: bool

@@ -42,7 +42,7 @@ class Specialize(Pass):
             return PassResult()
         plan.apply()
         infer_model(model)
-        _fix_outputs(model, symbolic.values(model))
+        _fix_outputs(model, symbolic.walk(model))
         ctx.contract = structure.contract(model)
         shown = [f"{symbol}={size}" for symbol, size in plan.sizes.items()]
         shown += [f"{value.name}[{axis}]={size}" for (value, axis), size in plan.unnamed.items()]

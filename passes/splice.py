@@ -48,7 +48,7 @@ def _can_take_over(new: ir.Value, old: ir.Value) -> bool:
 
 def is_used(value: ir.Value) -> bool:
     """Whether a node reads the value or a graph returns it."""
-    return value.is_graph_output() or bool(value.uses())
+    return value.is_graph_output() or ir.use_count(value) > 0
 
 
 def remove_unused(nodes: Sequence[ir.Node]) -> int:

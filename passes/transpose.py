@@ -195,6 +195,7 @@ def reduce_of_transpose(op: Ops, x: Var) -> Law:
         rank = len(perm)
         at_input = m.opset >= (13 if m.root.op_type == "ReduceSum" else 18)
         given = list_of(m, m.root, "axes", 1)
+        m.require(m.attr("keepdims") in (0, 1), "keepdims is neither 0 nor 1")
         m.require(given, "reduces everything or nothing")
         axes = normal_axes(m, given or [], rank)
         moved = sorted(perm[axis] for axis in axes)

@@ -111,6 +111,11 @@ def _usage(error: click.ClickException) -> int:
     text = text[:1].lower() + text[1:]
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if ctx is not None else "accelc"
+    if isinstance(error, click.NoSuchOption):
+        text = f"there is no option {error.option_name}"
+        known = [name for each in ctx.command.params for name in each.opts] if ctx is not None else []
+        close = difflib.get_close_matches(error.option_name, known, 1)
+        text += f"; did you mean {close[0]}?" if close else ""
     hint = f"see {path} --help"
     _say(f"error: {text} ({hint})" if text.endswith("?") else f"error: {text}; {hint}")
     return int(error.exit_code)

@@ -43,11 +43,17 @@ def console(*, err: bool = False) -> Console:
     """A console for stdout or stderr: colours only on a terminal and without NO_COLOR, and a width fit for reading."""
     from rich.console import Console
 
+    class Plain(Console):
+        """A console that leaves the end of its reader to the program."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     stream = sys.stderr if err else sys.stdout
-    made = Console(file=stream, highlight=False, markup=False, emoji=False)
+    made: Console = Plain(file=stream, highlight=False, markup=False, emoji=False)
     if os.environ.get("NO_COLOR") or not made.is_terminal or made.is_dumb_terminal:
         tidy = cast(TextIO, _Tidy(stream))
-        made = Console(file=tidy, highlight=False, markup=False, emoji=False, color_system=None)
+        made = Plain(file=tidy, highlight=False, markup=False, emoji=False, color_system=None)
     made.width = max(_NARROWEST, min(_WIDEST, made.width))
     return made
 
@@ -107,7 +113,7 @@ def model_path(text: str) -> Path:
     if not path.exists():
         folder = path.parent if path.parent.is_dir() else Path()
         names = [each.name for each in folder.iterdir() if each.suffix == ".onnx"]
-        close = difflib.get_close_matches(path.name, names, 1, 0.5)
+        close = difflib.get_close_matches(path.name, names, 1)
         raise UsageError(
             "no such file", where=text, hint=f"did you mean {folder / close[0]}?" if close else "check the path"
         )

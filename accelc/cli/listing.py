@@ -131,8 +131,9 @@ def _describe(found: PassInfo) -> None:
 
     out = console()
     out.print(render.text(found.name, "bold"))
-    out.print(*(render.text(line) for line in found.doc.splitlines()), sep="\n")
-    out.print()
+    for paragraph in found.doc.split("\n\n"):
+        out.print(render.text(" ".join(paragraph.split())))
+        out.print()
     out.print(
         render.facts(
             [

@@ -74,7 +74,12 @@ named in the report. The result goes to -o, by default MODEL.O2.cpu.onnx beside 
     "--max-drop", type=Share(), default=0.01, metavar="SHARE", help="Quality that -O3 may cost.  [default: 1%]"
 )
 @click.option(
-    "--shape", "shapes", type=InputShape(), multiple=True, metavar="NAME=1x128", help="Fix the dimensions of an input."
+    "--shape",
+    "shapes",
+    type=InputShape(),
+    multiple=True,
+    metavar="NAME=1x128",
+    help="Fix the dimensions of an input, or of a symbol as batch=1; ? leaves one open.",
 )
 @click.option("--report", metavar="FILE", help="Write the report as JSON; - prints it instead of the tables.")
 @plugin_option
@@ -250,7 +255,7 @@ def _explain(rule: Any, result: Result, options: dict[str, Any]) -> None:
     from accelc.backend_base import BackendSpec
     from accelc.context import Context, Settings
     from accelc.plugins import find_backend
-    from accelc.testing import explain
+    from accelc.why import explain
 
     law, owner = rule
     spec = BackendSpec.parse(options["targets"][0] if options["targets"] else "cpu")
@@ -263,13 +268,18 @@ def _explain(rule: Any, result: Result, options: dict[str, Any]) -> None:
         lines.append(f"  the pipeline does not run pass {owner.name}")
     else:
         lines.append(f"  fired {fired} times, tried at {tried} nodes")
-    trace = explain(law, result.model, Context(target, settings))
+    found = explain(law, result.model, Context(target, settings))
     roots = " or ".join(dict.fromkeys(form.op_type for form in law.before))
-    if trace.depth < 0:
-        lines.append(f"  the result has no {roots} where it could match")
+    if found.fires:
+        more = f" and {len(found.fires) - 1} more" if len(found.fires) > 1 else ""
+        lines.append(f"  it would fire at {found.fires[0]}{more}")
+    elif not found.roots:
+        lines.append(f"  it starts at {roots}, and the result has none")
     else:
-        lines.append(f"  closest match that is left: {trace.where}, {max(trace.depth, 0)} nodes deep")
-        lines.append(f"  it stops because: {trace.reason}")
+        lines.append(
+            f"  the closest of {found.roots} places left ({roots}): {found.depth} nodes match at {found.where}"
+        )
+        lines.append(f"  it stops because: {found.reason}")
     out = console()
     for line in lines:
         out.print(printable(line), soft_wrap=True)

@@ -104,7 +104,7 @@ def change(before: float, after: float) -> Text:
 
 def report(console: Console, found: Report, *, verbose: bool = False, reproducers: Sequence[str] = ()) -> None:
     """Print the report of `accelc optimize`. reproducers: folders that were written."""
-    what = f"-O{found.level}" if found.level is not None else found.pipeline or "no passes"
+    what = f"-O{found.level}" if found.level is not None else "chosen passes"
     target, _, features = found.target.partition(" (")
     console.print()
     console.print(text(found.source, "bold"), Text(f" {what} on {target}"), soft_wrap=True, sep="")
@@ -120,6 +120,7 @@ def report(console: Console, found: Report, *, verbose: bool = False, reproducer
         console.print(_every_pass(console, found))
         console.print()
     rows = [
+        *([("passes", found.pipeline or "none")] if found.level is None else []),
         *_checks(found),
         *_remarks(found),
         *(("reproducer", f"{each}: accelc reproduce {each}") for each in reproducers),
@@ -210,7 +211,8 @@ def _checks(found: Report) -> list[tuple[str, str | Text]]:
         if accuracy is not None:
             drop = accuracy.before - accuracy.after
             style = _GOOD if drop <= 0 else _CAUTION
-            shown = f"{100 * accuracy.before:.2f} % before, {100 * accuracy.after:.2f} % after, on {accuracy.count:,} labels"
+            before, after = (f"{100 * share:.2f} %" for share in (accuracy.before, accuracy.after))
+            shown = f"{before} before, {after} after, on {accuracy.count:,} labels"
             rows.append(("accuracy", Text(shown, style=style)))
     if found.latency is not None:
         timed = found.latency

@@ -49,9 +49,7 @@ def doctor(ctx: click.Context, plugins: tuple[str, ...], as_json: bool) -> None:
     made.add_section()
     for provider in found.providers:
         state = render.text("works", "green") if provider.available else render.text("not usable", "yellow")
-        details = [
-            f"{key}: {value}" for key, value in (provider.details or {}).items() if key == "kernels" or "GPU" in key
-        ]
+        details = [value for key, value in (provider.details or {}).items() if key == "kernels" or "GPU" in key]
         made.add_row(
             render.text(f"provider {provider.name}"), state, render.text(provider.reason or "; ".join(details))
         )

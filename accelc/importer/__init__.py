@@ -6,7 +6,7 @@ Works on protobuf messages only; weights in external files are checked by name a
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -33,7 +33,8 @@ class Imported:
 
     proto: repaired; external tensors are still external. base_dir: the folder their locations are relative to.
     repairs: one plain sentence each. bytes: the model file and the external bytes it refers to, each byte once.
-    generated_names: names of nodes that had none.
+    generated_names: names of nodes that had none. inferred: the model without weights and with all types that onnx can
+    infer.
     """
 
     proto: onnx.ModelProto
@@ -41,6 +42,7 @@ class Imported:
     repairs: tuple[str, ...]
     bytes: int
     generated_names: frozenset[str] = frozenset()
+    inferred: onnx.ModelProto = field(default_factory=onnx.ModelProto, repr=False)
 
 
 def read_model(path: str | os.PathLike[str]) -> Imported:
@@ -103,7 +105,7 @@ def _import(proto: onnx.ModelProto, base_dir: Path | None, size: int | None, *, 
     repairs += types.apply(settled, proto)
     total = size if size is not None else _size(proto)
     folder = base_dir if base_dir is not None else Path()
-    return Imported(proto, folder, tuple(repairs), total + bytes_referred(ranges.values()), generated)
+    return Imported(proto, folder, tuple(repairs), total + bytes_referred(ranges.values()), generated, settled.inferred)
 
 
 def _repair(read: Scan, surplus: list[Surplus]) -> tuple[list[str], frozenset[str]]:

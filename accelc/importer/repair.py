@@ -96,12 +96,15 @@ def _drop_constant_inputs(scan: Scan) -> list[str]:
 
 
 def settle_names(scan: Scan) -> tuple[list[str], frozenset[str]]:
-    """Give every graph a name and every node a name of its own. Returns the repairs and the new names of nodes."""
+    """Give every graph a name and every node a name of its own. Returns the repairs and the names of unnamed nodes.
+
+    Those serve messages only and are not written, so they count as no repair.
+    """
     repairs = []
     if not scan.proto.graph.name:
         scan.proto.graph.name = "main_graph"
         repairs.append("named the graph, which had no name")
-    unnamed, repeated = 0, 0
+    repeated = 0
     given: set[str] = set()
     for root in scan.roots():
         views = [node for scope in _below(root) for node in scope.nodes]
@@ -117,15 +120,12 @@ def settle_names(scan: Scan) -> tuple[list[str], frozenset[str]]:
                 repeated += 1
                 node.name = fresh(node.name, taken)
             else:
-                unnamed += 1
                 number += 1
                 while (name := f"n{number}") in taken:
                     number += 1
                 node.name = name
                 given.add(name)
             node.proto.name = node.name
-    if unnamed:
-        repairs.append(f"named {unnamed} node(s) that had no name")
     if repeated:
         repairs.append(f"renamed {repeated} node(s) whose name was taken")
     return repairs, frozenset(given)

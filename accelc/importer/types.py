@@ -27,9 +27,10 @@ class Settled:
     """What inference says about the declarations.
 
     outputs: better types, by index. reshaped: how many of them correct a declared shape. stale: value_info to drop, by
-    the path of the graph.
+    the path of the graph. inferred: the skeleton with the types of inner values filled in.
     """
 
+    inferred: onnx.ModelProto
     outputs: dict[int, onnx.TypeProto] = field(default_factory=dict)
     reshaped: int = 0
     stale: dict[tuple[tuple[int, int, int], ...], frozenset[int]] = field(default_factory=dict)
@@ -60,7 +61,7 @@ def infer(copy: Skeleton, read: Scan, *, typed: bool) -> Settled:
         dropped = _stale(infos, graph, known=_defined(graph))
         if dropped:
             stale[path] = dropped
-    return Settled(outputs, reshaped, stale)
+    return Settled(inferred, outputs, reshaped, stale)
 
 
 def _graphs(read: Scan) -> list[Scope]:

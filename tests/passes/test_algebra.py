@@ -1,5 +1,7 @@
 """Laws of arithmetic and logic that hold in every bit."""
 
+
+
 from __future__ import annotations
 
 import numpy as np
@@ -176,8 +178,8 @@ def test_clip_of_relu() -> None:
     ("inner", "outer", "joined"),
     [
         ((-1, 4), (1, 9), (1, 4)),
-        ((9, 4), (-1, 9), (4, 4)),
         ((1, 9), (-1, 1), (1, 1)),
+        ((-3, 0), (0, 5), (0, 0)),
         ((-1, None), (1, None), (1, None)),
         ((None, 5), (None, 2), (None, 2)),
     ],
@@ -197,3 +199,10 @@ def test_clip_of_clip(inner: Bounds, outer: Bounds, joined: Bounds) -> None:
 def test_clips_of_different_sides() -> None:
     weights = "<float a = {-1}, float d = {9}>"
     unchanged(p.clip_of_clip, F + weights + "{ t = Clip(x, a) y = Clip(t, , d) }", reason="one is bounded")
+
+
+def test_clips_to_ranges_that_do_not_overlap() -> None:
+    weights = "<float a = {-5}, float b = {-1}, float c = {0}, float d = {5}>"
+    unchanged(p.clip_of_clip, F + weights + "{ t = Clip(x, a, b) y = Clip(t, c, d) }", reason="overlap")
+    weights = "<float a = {-5}, float b = {5}, float c = {1}, float d = {0}>"
+    unchanged(p.clip_of_clip, F + weights + "{ t = Clip(x, a, b) y = Clip(t, c, d) }", reason="overlap")

@@ -1,5 +1,7 @@
 """Casts."""
 
+# ruff: noqa: E501 - a graph stays on one line
+
 from __future__ import annotations
 
 import itertools

@@ -1,5 +1,7 @@
 """Concat."""
 
+# ruff: noqa: E501 - a graph stays on one line
+
 from __future__ import annotations
 
 import numpy as np
@@ -33,7 +35,11 @@ def test_concat_of_empty() -> None:
     head = "(float[2,3] x, float[2,1] z, float[2,0] e) => (float[2,4] y) "
     check(p.concat_of_empty, head + "{ y = Concat<axis=1>(x, e, z) }", head + "{ y = Concat<axis=1>(x, z) }")
     head = "(float[2,3] x) => (float[2,3] y) "
-    check(p.concat_of_empty, head + "<float[2,0] e = {}> { a = Concat<axis=-1>(e, x) y = Relu(a) }", head + "{ y = Relu(x) }")
+    check(
+        p.concat_of_empty,
+        head + "<float[2,0] e = {}> { a = Concat<axis=-1>(e, x) y = Relu(a) }",
+        head + "{ y = Relu(x) }",
+    )
     unchanged(p.concat_of_empty, "(float[2,0] x) => (float[4,0] y) { y = Concat<axis=0>(x, x) }", reason="no part")
 
 
@@ -75,7 +81,11 @@ def test_concat_of_some_slices() -> None:
 
 def test_slices_that_do_not_follow() -> None:
     apart = "(float[5] x) => (float[3] y) <int64[1] a = {0}, int64[1] b = {1}, int64[1] c = {3}, int64[1] d = {5}> "
-    unchanged(p.concat_of_slices, apart + "{ p = Slice(x, a, b) q = Slice(x, c, d) y = Concat<axis=0>(p, q) }", reason="no two")
+    unchanged(
+        p.concat_of_slices,
+        apart + "{ p = Slice(x, a, b) q = Slice(x, c, d) y = Concat<axis=0>(p, q) }",
+        reason="no two",
+    )
     unchanged(p.concat_of_slices, graph((3, 1, 4), "N"), reason="no two")
     used = graph((1, 2, 4), "5", "q = Relu(p0) y = Concat<axis=0>({}, q)")
     unchanged(p.concat_of_slices, used, reason="used elsewhere")

@@ -1,5 +1,7 @@
 """Operators that return their input."""
 
+
+
 from __future__ import annotations
 
 import numpy as np
@@ -99,12 +101,14 @@ def test_reduce_nothing() -> None:
 
 def test_where_constant() -> None:
     both = "(float[2,4] x, float[4] b) => (float[2,4] y)"
-    check(p.where_constant, both + "<bool[2,1] c = {0, 0}> { a = Where(c, b, x) y = Relu(a) }", both + "{ y = Relu(x) }")
+    check(
+        p.where_constant, both + "<bool[2,1] c = {0, 0}> { a = Where(c, b, x) y = Relu(a) }", both + "{ y = Relu(x) }"
+    )
     unchanged(p.where_constant, both + "<bool c = {0}> { y = Where(c, x, b) }", reason="widen")
     unchanged(p.where_constant, both + "<bool c = {1}> { y = Where(c, x, b) }", reason="-0.0")
-    unchanged(p.where_constant, both + "<bool[2,1] c = {0, 1}> { y = Where(c, x, b) }", reason="neither")
     both = "(int64[2,4] x, int64[4] b) => (int64[2,4] y)"
     check(p.where_constant, both + "<bool c = {1}> { a = Where(c, x, b) y = Abs(a) }", both + "{ y = Abs(x) }")
+    unchanged(p.where_constant, both + "<bool[2,1] c = {0, 1}> { y = Where(c, x, b) }", reason="neither")
 
 
 def test_where_same() -> None:

@@ -1,5 +1,7 @@
 """Reshape, Flatten, Squeeze, Unsqueeze and Expand."""
 
+# ruff: noqa: E501 - a graph stays on one line
+
 from __future__ import annotations
 
 import pytest
@@ -15,12 +17,18 @@ OLD = '<ir_version: 8, opset_import: ["": 11]> g '
 
 @pytest.mark.parametrize("target", ["2,3,4", "2,-1,4", "0,3,0", "0,0,-1"])
 def test_reshape_to_same(target: str) -> None:
-    check(p.reshape_to_same, F + f"<int64[3] s = {{{target}}}> {{ a = Reshape(x, s) y = Relu(a) }}", F + "{ y = Relu(x) }")
+    check(
+        p.reshape_to_same, F + f"<int64[3] s = {{{target}}}> {{ a = Reshape(x, s) y = Relu(a) }}", F + "{ y = Relu(x) }"
+    )
 
 
 def test_reshape_to_same_with_symbols() -> None:
     for target in ("0,3,4", "-1,3,4", "0,0,0"):
-        check(p.reshape_to_same, N + f"<int64[3] s = {{{target}}}> {{ a = Reshape(x, s) y = Relu(a) }}", N + "{ y = Relu(x) }")
+        check(
+            p.reshape_to_same,
+            N + f"<int64[3] s = {{{target}}}> {{ a = Reshape(x, s) y = Relu(a) }}",
+            N + "{ y = Relu(x) }",
+        )
     unchanged(p.reshape_to_same, N + "<int64[3] s = {2,3,4}> { a = Reshape(x, s) y = Relu(a) }", reason="may change")
     two = "(float[N,M] x) => (float[A,B] y) <int64[2] s = {-1,3}> { y = Reshape(x, s) }"
     unchanged(p.reshape_to_same, two, reason="may change")
@@ -46,12 +54,16 @@ def test_expand_to_same() -> None:
 def test_squeeze_nothing() -> None:
     check(p.squeeze_nothing, F + "{ a = Squeeze(x) y = Relu(a) }", F + "{ y = Relu(x) }")
     unchanged(p.squeeze_nothing, N + "{ a = Squeeze(x) y = Relu(a) }", reason="may be of length 1")
-    unchanged(p.squeeze_nothing, "(float[1] x) => (float y) <int64[1] a = {0}> { y = Squeeze(x, a) }", reason="given axes")
+    unchanged(
+        p.squeeze_nothing, "(float[1] x) => (float y) <int64[1] a = {0}> { y = Squeeze(x, a) }", reason="given axes"
+    )
 
 
 def test_unsqueeze_nothing() -> None:
     check(p.unsqueeze_nothing, F + "<int64[0] e = {}> { a = Unsqueeze(x, e) y = Relu(a) }", F + "{ y = Relu(x) }")
-    unchanged(p.unsqueeze_nothing, "(float[2] x) => (float[1,2] y) <int64[1] a = {0}> { y = Unsqueeze(x, a) }", reason="adds")
+    unchanged(
+        p.unsqueeze_nothing, "(float[2] x) => (float[1,2] y) <int64[1] a = {0}> { y = Unsqueeze(x, a) }", reason="adds"
+    )
 
 
 def test_squeeze_of_unsqueeze() -> None:
@@ -87,7 +99,9 @@ def test_joined_axes() -> None:
     check(p.squeeze_of_squeeze, before, after)
     unchanged(p.squeeze_of_squeeze, "(float[1,1,3] x) => (float[3] y) <int64[1] i = {0}> { a = Squeeze(x, i) y = Squeeze(a) }",
               reason="not given")  # fmt: skip
-    dynamic = "(float[2] x, int64[1] j) => (float[1,2,1] y) <int64[1] i = {0}> { a = Unsqueeze(x, i) y = Unsqueeze(a, j) }"
+    dynamic = (
+        "(float[2] x, int64[1] j) => (float[1,2,1] y) <int64[1] i = {0}> { a = Unsqueeze(x, i) y = Unsqueeze(a, j) }"
+    )
     unchanged(p.unsqueeze_of_unsqueeze, dynamic, reason="not constant")
 
 
@@ -106,16 +120,22 @@ def test_view_of_view() -> None:
 
 
 def test_view_of_view_that_cannot_be_joined() -> None:
-    head = "(float[N,M] x) => (float[A,B] y) "
-    dynamic = "(float[N,4] x, int64[2] s) => (float[A,B] y) <int64[2] t = {0,-1}> { a = Reshape(x, s) y = Reshape(a, t) }"
+    dynamic = (
+        "(float[N,4] x, int64[2] s) => (float[A,B] y) <int64[2] t = {0,-1}> { a = Reshape(x, s) y = Reshape(a, t) }"
+    )
     unchanged(p.view_of_view, dynamic, reason="not known")
-    dynamic = "(float[N,4] x, int64[2] t) => (float[A,B] y) <int64[2] s = {2,-1}> { a = Reshape(x, s) y = Reshape(a, t) }"
+    dynamic = (
+        "(float[N,4] x, int64[2] t) => (float[A,B] y) <int64[2] s = {2,-1}> { a = Reshape(x, s) y = Reshape(a, t) }"
+    )
     unchanged(p.view_of_view, dynamic, reason="not constant")
-    unchanged(p.view_of_view, head + "<int64[3] s = {0,0,1}> { a = Reshape(x, s) y = Flatten<axis=2>(a) }", reason="not known")
+    several = "(float[N,M,K] x) => (float[A,B] y) <int64[3] s = {0,0,-1}> { a = Reshape(x, s) y = Flatten(a) }"
+    unchanged(p.view_of_view, several, reason="not known")
 
 
 def test_view_around_unary() -> None:
-    before = F + "<int64[2] s = {6,4}, int64[3] t = {2,3,4}> { a = Reshape(x, s) b = Exp(a) c = Relu(b) y = Reshape(c, t) }"
+    before = (
+        F + "<int64[2] s = {6,4}, int64[3] t = {2,3,4}> { a = Reshape(x, s) b = Exp(a) c = Relu(b) y = Reshape(c, t) }"
+    )
     check(p.view_around_unary, before, F + "{ a = Exp(x) y = Relu(a) }")
     head = "(float[N,3,4] x) => (float[N,12] y) "
     before = head + "<int64[4] s = {0,3,2,2}> { a = Reshape(x, s) b = Sigmoid(a) y = Flatten(b) }"
@@ -137,7 +157,9 @@ def test_squeeze_of_reduce() -> None:
     check(p.squeeze_of_reduce, before, head + "{ y = ArgMax<axis=1, keepdims=0>(x) }")
     other = "(float[2,1,4] x) => (float[1,4] y) <int64[1] i = {0}, int64[1] j = {1}> { a = ReduceSum(x, i) y = Squeeze(a, j) }"
     unchanged(p.squeeze_of_reduce, other, reason="different axes")
-    dropped = "(float[2,1,4] x) => (float[4] y) <int64[1] i = {0}> { a = ReduceSum<keepdims=0>(x, i) y = Squeeze(a, i) }"
+    dropped = (
+        "(float[2,1,4] x) => (float[4] y) <int64[1] i = {0}> { a = ReduceSum<keepdims=0>(x, i) y = Squeeze(a, i) }"
+    )
     unchanged(p.squeeze_of_reduce, dropped, reason="dropped already")
 
 
@@ -153,7 +175,9 @@ def test_squeeze_of_gather() -> None:
     head = "(float[2,3,4] x) => (float[2,4] y) "
     before = head + "<int64[1] i = {2}, int64[1] j = {1}> { a = Gather<axis=-2>(x, i) y = Squeeze(a, j) }"
     check(p.squeeze_of_gather, before, head + "<int64 i = {2}> { y = Gather<axis=-2>(x, i) }")
-    other = "(float[2,1,4] x) => (float[1,4] y) <int64[1] i = {0}, int64[1] j = {1}> { a = Gather(x, i) y = Squeeze(a, j) }"
+    other = (
+        "(float[2,1,4] x) => (float[1,4] y) <int64[1] i = {0}, int64[1] j = {1}> { a = Gather(x, i) y = Squeeze(a, j) }"
+    )
     unchanged(p.squeeze_of_gather, other, reason="another axis")
     two = "(float[1,3] x) => (float[2] y) <int64[2] i = {0,1}, int64[1] j = {0}> { a = Gather<axis=1>(x, i) y = Squeeze(a, j) }"
     unchanged(p.squeeze_of_gather, two, reason="one slice")
@@ -163,7 +187,9 @@ def test_expand_of_expand() -> None:
     head = "(float[3,1] x) => (float[5,3,4] y) "
     before = head + "<int64[2] s = {1,4}, int64[3] t = {5,3,1}> { a = Expand(x, s) y = Expand(a, t) }"
     check(e.expand_of_expand, before, head + "<int64[3] t = {5,3,4}> { y = Expand(x, t) }")
-    dynamic = "(float[3,1] x, int64[3] t) => (float[A,B,C] y) <int64[2] s = {1,4}> { a = Expand(x, s) y = Expand(a, t) }"
+    dynamic = (
+        "(float[3,1] x, int64[3] t) => (float[A,B,C] y) <int64[2] s = {1,4}> { a = Expand(x, s) y = Expand(a, t) }"
+    )
     unchanged(e.expand_of_expand, dynamic, reason="not constant")
 
 
@@ -173,7 +199,11 @@ def test_expand_before_broadcast(call: str) -> None:
     before = head + f"<int64[3] s = {{1,3,4}}> {{ a = Expand(x, s) y = {call}(z, a) }}"
     check(e.expand_before_broadcast, before, head + f"{{ y = {call}(z, x) }}")
     head = "(float[N,1] x, float[N,M] z) => (float[N,M] y) "
-    check(e.expand_before_broadcast, head + f"{{ s = Shape(z) a = Expand(x, s) y = {call}(a, z) }}", head + f"{{ y = {call}(x, z) }}")
+    check(
+        e.expand_before_broadcast,
+        head + f"{{ s = Shape(z) a = Expand(x, s) y = {call}(a, z) }}",
+        head + f"{{ y = {call}(x, z) }}",
+    )
 
 
 def test_expand_that_widens() -> None:

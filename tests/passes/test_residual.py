@@ -25,6 +25,15 @@ def test_residual_sum_serves_the_next_block_too() -> None:
     )
 
 
+def test_residual_sum_where_the_runtime_finds_no_attention() -> None:
+    graph = (
+        "(float[2,4] u, float[4,4] w) => (float[2,4] z, float[2,4] q, float[2,4] k, float[2,4] v) "
+        f"{SCALE} {{ x = LayerNormalization(u, g)  q = MatMul(x, w)  k = MatMul(x, w)  v = MatMul(x, w) "
+        "t = Relu(u)  a = Add(t, x)  z = LayerNormalization(a, g) }"
+    )
+    check(residual_sum, graph, graph.replace("Add", "Sum"))
+
+
 @pytest.mark.parametrize(
     ("graph", "reason"),
     [
@@ -42,10 +51,9 @@ def test_residual_sum_serves_the_next_block_too() -> None:
         ),
         (
             (
-                "(float[2,4] u, float[4,4] w, float[2,4] y) "
-                "=> (float[2,4] z, float[2,4] q, float[2,4] k, float[2,4] v) "
+                "(float[4,4] u, float[4,4] w) => (float[4,4] z, float[4,4] k, float[4,4] v) "
                 f"{SCALE} {{ x = LayerNormalization(u, g)  q = MatMul(x, w)  k = MatMul(x, w)  v = MatMul(x, w) "
-                "a = Add(y, x)  z = LayerNormalization(a, g) }"
+                "p = Softmax(q)  r = MatMul(p, v)  t = MatMul(r, w)  a = Add(t, x)  z = LayerNormalization(a, g) }"
             ),
             "attention",
         ),

@@ -1,5 +1,7 @@
 """Slice, Split and Gather."""
 
+# ruff: noqa: E501 - a graph stays on one line
+
 from __future__ import annotations
 
 import itertools
@@ -25,7 +27,9 @@ def bounds(start: object, end: object, axes: object = None, steps: object = None
 
 def test_slice_all() -> None:
     for start, end in ((0, 6), (0, BIG), (-6, 6), (-100, 100), (0, 2**31 - 1)):
-        before = F + f"<{bounds(start, end, 1)}> {{ a = Slice(x, s, e, a) y = Relu(a) }}".replace("a = Slice", "b = Slice")
+        before = F + f"<{bounds(start, end, 1)}> {{ a = Slice(x, s, e, a) y = Relu(a) }}".replace(
+            "a = Slice", "b = Slice"
+        )
         check(p.slice_all, before.replace("Relu(a)", "Relu(b)"), F + "{ y = Relu(x) }")
     before = N + f"<{bounds(0, BIG)}> {{ b = Slice(x, s, e) y = Relu(b) }}"
     check(p.slice_all, before, N + "{ y = Relu(x) }")
@@ -43,31 +47,39 @@ def test_slice_of_a_part() -> None:
 
 def test_slice_of_slice() -> None:
     head = "(float[4,6] x) => (float[2,3] y) "
-    two = "int64[1] s = {1}, int64[1] e = {3}, int64[1] a = {0}, int64[1] s2 = {2}, int64[1] e2 = {5}, int64[1] a2 = {-1}"
+    two = (
+        "int64[1] s = {1}, int64[1] e = {3}, int64[1] a = {0}, int64[1] s2 = {2}, int64[1] e2 = {5}, int64[1] a2 = {-1}"
+    )
     before = head + f"<{two}> {{ b = Slice(x, s, e, a) y = Slice(b, s2, e2, a2) }}"
     check(p.slice_of_slice, before, head + f"<{bounds([1, 2], [3, 5], [0, 1])}> {{ y = Slice(x, s, e, a) }}")
     old = OLD + head + "{ b = Slice<starts=[1], ends=[3], axes=[0]>(x) y = Slice<starts=[2], ends=[5], axes=[1]>(b) }"
     check(p.slice_of_slice, old, OLD + head + "{ y = Slice<starts=[1,2], ends=[3,5], axes=[0,1]>(x) }")
-    back = "(float[N] x) => (float[M] y) <int64[1] s = {-3}, int64[1] e = {-1}> { b = Slice(x, s, e) y = Slice(b, s, e) }"
+    back = (
+        "(float[N] x) => (float[M] y) <int64[1] s = {-3}, int64[1] e = {-1}> { b = Slice(x, s, e) y = Slice(b, s, e) }"
+    )
     unchanged(p.slice_of_slice, back, reason="from the back")
 
 
 def _run_slices(length: int, first: tuple[int, int, int], second: tuple[int, int, int], symbol: bool) -> int:
     size = "N" if symbol else str(length)
-    weights = ", ".join(f"int64[1] {n}{i} = {{{v}}}" for i, part in enumerate((first, second)) for n, v in zip("set", part, strict=True))
+    weights = ", ".join(
+        f"int64[1] {n}{i} = {{{v}}}" for i, part in enumerate((first, second)) for n, v in zip("set", part, strict=True)
+    )
     graph = f"(float[{size}] x) => (float[M] y) <{weights}, int64[1] a = {{0}}> "
     model = ir.parse(graph + "{ b = Slice(x, s0, e0, a, t0) y = Slice(b, s1, e1, a, t1) }")
     original = ir.to_proto(model).SerializeToString()
     fired = Driver(p.RULES).run(model, context())
     if fired:
-        same_numbers(original, ir.to_proto(model).SerializeToString(), {"x": np.arange(length, dtype=np.float32)}, exact=True)
+        same_numbers(
+            original, ir.to_proto(model).SerializeToString(), {"x": np.arange(length, dtype=np.float32)}, exact=True
+        )
     return fired
 
 
 def test_slices_of_slices_of_every_kind() -> None:
     rng = np.random.default_rng(0)
     starts, ends, steps = (0, 1, 3, 9, -2, -9), (0, 2, 5, 9, -1, BIG), (1, 2, 3, -1)
-    cases = list(itertools.product(starts, ends, steps))
+    cases = [case for case in itertools.product(starts, ends, steps) if case[1:] != (BIG, -1)]  # empty only by the book
     fired = 0
     for _ in range(250):
         first, second = (cases[int(rng.integers(len(cases)))] for _ in range(2))
@@ -89,7 +101,9 @@ def test_slice_of_concat() -> None:
 
 def test_split_of_concat() -> None:
     head = "(float[2,3] x, float[2,5] z) => (float[2,3] y, float[2,5] w) "
-    before = head + "<int64[2] s = {3,5}> { b = Concat<axis=1>(x, z) c, d = Split<axis=1>(b, s) y = Relu(c) w = Relu(d) }"
+    before = (
+        head + "<int64[2] s = {3,5}> { b = Concat<axis=1>(x, z) c, d = Split<axis=1>(b, s) y = Relu(c) w = Relu(d) }"
+    )
     check(p.split_of_concat, before, head + "{ y = Relu(x) w = Relu(z) }")
     beside = "(float[2,3] x, float[2,5] z) => (float[2,4] y, float[2,4] w) "
     body = "{ b = Concat<axis=1>(x, z) c, d = Split<axis=1, num_outputs=2>(b) y = Relu(c) w = Relu(d) }"
@@ -118,12 +132,18 @@ def test_split_for_one_part() -> None:
 
 
 def test_gather_run() -> None:
-    check(p.gather_run, F + "<int64[6] i = {0,1,2,3,4,-1}> { b = Gather<axis=1>(x, i) y = Relu(b) }", F + "{ y = Relu(x) }")
+    check(
+        p.gather_run,
+        F + "<int64[6] i = {0,1,2,3,4,-1}> { b = Gather<axis=1>(x, i) y = Relu(b) }",
+        F + "{ y = Relu(x) }",
+    )
     indices = ",".join(str(2 * each + 1) for each in range(40))
     head = "(float[90] x) => (float[40] y) "
     before = head + f"<int64[40] i = {{{indices}}}> {{ y = Gather(x, i) }}"
     check(p.gather_run, before, head + f"<{bounds(1, 80, 0, 2)}> {{ y = Slice(x, s, e, a, t) }}")
-    unchanged(p.gather_run, "(float[9] x) => (float[3] y) <int64[3] i = {3,4,5}> { y = Gather(x, i) }", reason="more room")
+    unchanged(
+        p.gather_run, "(float[9] x) => (float[3] y) <int64[3] i = {3,4,5}> { y = Gather(x, i) }", reason="more room"
+    )
     unchanged(p.gather_run, "(float[3] x) => (float[3] y) <int64[3] i = {2,1,0}> { y = Gather(x, i) }", reason="evenly")
     unchanged(p.gather_run, "(float[N] x) => (float[2] y) <int64[2] i = {0,1}> { y = Gather(x, i) }", reason="unknown")
     unchanged(p.gather_run, "(float[1] x) => (float y) <int64 i = {0}> { y = Gather(x, i) }", reason="no list")
@@ -132,7 +152,7 @@ def test_gather_run() -> None:
 def test_gather_of_slice() -> None:
     head = "(float[9] x) => (float[2] y) "
     before = head + f"<{bounds(2, 9, 0, 3)}, int64[2] i = {{-1, 1}}> {{ b = Slice(x, s, e, a, t) y = Gather(b, i) }}"
-    check(p.gather_of_slice, before, head + "<int64[2] i = {8, 5}> { y = Gather(x, i) }")
+    check(p.gather_of_slice, before, head + "<int64[2] i = {8, 5}> { y = Gather<axis=0>(x, i) }")
     unknown = f"(float[N] x) => (float y) <{bounds(2, 9)}, int64 i = {{1}}> {{ b = Slice(x, s, e) y = Gather(b, i) }}"
     unchanged(p.gather_of_slice, unknown, reason="unknown")
     other = f"(float[4,4] x) => (float[2] y) <{bounds(2, 4, 1)}, int64 i = {{1}}> {{ b = Slice(x, s, e, a) y = Gather(b, i) }}"

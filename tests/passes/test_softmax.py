@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from fusion_graphs import cpu, graph
+
 from accelc.passes import softmax
 from accelc.testing import check, unchanged
-from fusion_graphs import cpu, graph
 
 AXES = "int64[1] ax = {-1}"
 SHIFT = "m = ReduceMax(x, ax) s = Sub(x, m) e = Exp(s) t = ReduceSum(e, ax) "
@@ -63,3 +64,8 @@ def test_a_value_used_elsewhere_stays() -> None:
 def test_half_precision_has_no_kernel() -> None:
     before = graph(SHIFT + "y = Div(e, t)", "(float16[2,8] x) => (float16[2,8] y)", AXES)
     unchanged(softmax.softmax, before, reason="no kernel", ctx=cpu())
+
+
+def test_log_softmax_over_another_axis_stays() -> None:
+    before = graph(SHIFT.replace("ax)", "first)") + "l = Log(t) y = Sub(s, l)", weights="int64[1] first = {0}")
+    unchanged(softmax.log_softmax, before, reason="last axis everywhere", ctx=cpu())

@@ -1,5 +1,7 @@
 """Transposes."""
 
+# ruff: noqa: E501 - a graph stays on one line
+
 from __future__ import annotations
 
 import pytest

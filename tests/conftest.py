@@ -1,0 +1,11 @@
+"""Settings for all tests."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+collect_ignore = ["plugin_example"]
+"""A package of its own; tests/plugins installs it and runs its tests."""
+
+settings.register_profile("accelc", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("accelc")

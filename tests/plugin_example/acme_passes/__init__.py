@@ -1,0 +1,1 @@
+"""Passes and a backend of Acme for accelc."""
