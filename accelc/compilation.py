@@ -93,6 +93,7 @@ class Compilation:
         while self._reference is not None and not self._reference.done():
             self.judging.abandon()
             time.sleep(0.01)
+        self.judging.resume()
 
     # --- the whole job
 
@@ -146,7 +147,7 @@ class Compilation:
         Raises PassError.
         """
         self.progress("optimizing")
-        with self._phase("passes"):
+        with self._phase("passes"), ir.paused_gc():
             model = self.source.fresh()
             fuel = Fuel(self.options.bisect_limit if limit is None else limit)
             ctx = self._context(fuel, off)

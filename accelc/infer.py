@@ -145,19 +145,22 @@ def type_proto(value: ir.Value) -> onnx.TypeProto:
 
 def absorb(graph: ir.Graph, proto: onnx.GraphProto) -> None:
     """Take over the types and shapes that a proto of the same graph has for its inner values."""
-    infos = {info.name: info for info in [*proto.value_info, *proto.output]}
+    infos = {info.name: info.type for info in proto.value_info}
+    parsed: dict[bytes, tuple[Any, ir.Shape | None]] = {}  # few types are different in a large graph
     outputs = {value.name for value in graph.outputs}
-    nodes = {node.name: node for node in proto.node}
+    bodies = {node.name: node for node in proto.node if any(a.HasField("g") for a in node.attribute)}
     for node in graph:
         for value in node.outputs:
-            info = infos.get(str(value.name))
-            if info is not None and value.name not in outputs:
-                kind, shape = ir.type_of_proto(info.type)
-                refine(value, kind, shape)
-        inner = list(ir.subgraphs(node))
-        if inner and node.name in nodes:
-            protos = [a.g for a in nodes[node.name].attribute if a.HasField("g")]
-            for sub, sub_proto in zip(inner, protos, strict=False):
+            found = infos.get(value.name or "")
+            if found is None or value.name in outputs:
+                continue
+            key = found.SerializeToString()
+            if key not in parsed:
+                parsed[key] = ir.type_of_proto(found)
+            refine(value, *parsed[key])
+        if node.name in bodies:
+            protos = [a.g for a in bodies[node.name].attribute if a.HasField("g")]
+            for sub, sub_proto in zip(ir.subgraphs(node), protos, strict=False):
                 absorb(sub, sub_proto)
 
 

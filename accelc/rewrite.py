@@ -67,7 +67,7 @@ class Driver:
         self._index: dict[tuple[str, str], list[tuple[Rule, tuple[Needs, ...]]]] = {}
         for rule in rules:
             for key in dict.fromkeys(form.key for form in rule.before):
-                needs = tuple(needs_of(form) for form in rule.before if form.key == key)
+                needs = tuple(needs_of(form, rule.feeder) for form in rule.before if form.key == key)
                 self._index.setdefault(key, []).append((rule, needs))
 
     def run(self, model: ir.Model, ctx: Context) -> int:
@@ -121,7 +121,7 @@ class Driver:
     def _try(self, node: ir.Node, scope: ir.Scope, ctx: Context) -> Patch | None:
         found = facts_of(node)
         for rule, needs in self._index.get((node.domain, node.op_type), ()):
-            if not any(need.producers <= found.producers and need.constant <= found.constant for need in needs):
+            if not any(need.met_by(found) for need in needs):
                 continue
             if ctx.disabled(rule.name):
                 continue

@@ -45,7 +45,8 @@ class Rule:
 
     exact: whether both sides agree in every bit. shared: whether inner nodes may have other consumers (they then stay).
     opset: the oldest version of the default domain that the replacement needs; the driver raises the model's where it
-    safely can. source: file:line of the law.
+    safely can. feeder: an operator that must make one of the root's inputs, for rules that look for it themselves.
+    source: file:line of the law.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Rule:
     exact: bool
     shared: bool
     opset: int
+    feeder: str
     source: str
     law: str
     doc: str
@@ -83,7 +85,7 @@ class Rule:
 
 
 def rule(
-    *, exact: bool = True, shared: bool = False, opset: int = 0, name: str | None = None
+    *, exact: bool = True, shared: bool = False, opset: int = 0, feeder: str = "", name: str | None = None
 ) -> Callable[[Callable[..., Law]], Rule]:
     """Make a Rule from a function that states a law. See the module's own example, and Rule for the options.
 
@@ -101,7 +103,7 @@ def rule(
             raise RuleError("must match an operator at its root", where=f"rule {law.__name__} ({where})")
         doc = inspect.cleandoc(law.__doc__)
         return Rule(
-            name or law.__name__, forms, after, tuple(guards), exact, shared, opset, where, doc.splitlines()[0], doc
+            name or law.__name__, forms, after, tuple(guards), exact, shared, opset, feeder, where, doc.splitlines()[0], doc
         )
 
     return make

@@ -109,11 +109,15 @@ class Runner:
             worker.send(child.requests, [os.path.abspath(entry) for entry in sys.path])
 
     def abandon(self) -> None:
-        """End the child for good, from any thread: requests, also waiting ones, fail from then on."""
+        """End the child, from any thread: requests, also waiting ones, fail until `resume`."""
         self._abandoned = True
         child = self._child
         if child is not None:
             child.process.kill()
+
+    def resume(self) -> None:
+        """Take requests again after `abandon`."""
+        self._abandoned = False
 
     def stop(self) -> None:
         """End the child. Sessions are loaded again when they are used next."""

@@ -195,6 +195,8 @@ def pad_average_pool(op: Ops, x: Var, p: Const, value: Maybe, axes: Maybe) -> La
         m.require(not m.attr("ceil_mode"), "rounds the size up")
         m.require(all(each == 1 for each in m.attr("dilations") or ()), "is dilated")
         m.require(m.attr("count_include_pad") or not any(m.attr("pads") or ()), "does not count its own padding")
+        sizes = m.dims("x")[2:]
+        m.require(all(isinstance(size, int) and size > 0 for size in sizes), "a dimension may be empty")
         pads = _joined(m, _spatial_pads(m, len(kernel) + 2))
         m.require(all(pad < size for pad, size in zip(pads, [*kernel, *kernel], strict=True)), "pads a whole window")
         return m.op.copy(m.root, [m.x], pads=pads, count_include_pad=1, auto_pad=None)

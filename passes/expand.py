@@ -58,7 +58,7 @@ def _wide_enough(
     return True
 
 
-@rule(shared=True)
+@rule(shared=True, feeder="Expand")
 def expand_before_broadcast(op: Ops) -> Law:
     """F(Expand(x, s), y) == F(x, y) where y asks for that shape anyway, or s is Shape(y)"""
 

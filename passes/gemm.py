@@ -1,4 +1,4 @@
-"""Matrix products: bias and scales folded into Gemm and MatMul, transposes taken over, products of weights combined."""
+"""Matrix products: bias and scales folded into Gemm and MatMul, transposes and reshapes taken over."""
 
 from __future__ import annotations
 
@@ -192,44 +192,7 @@ def gemm_transpose_b(op: Ops, x: Var, w: Var, b: Maybe) -> Law:
     return op.Gemm(x, _turned(op, w), b, _any=True), after
 
 
-# --- products of weights ---------------------------------------------------------------------------------------------
-
-
-def _combined(m: Match, first: Array, second: Array) -> Array:
-    """first [k, h] times second [h, n], where that is smaller (and thus cheaper) than both."""
-    m.require(first.ndim == second.ndim == 2, "a weight is not a matrix")
-    require_own(m, "w")
-    require_own(m, "v")
-    product = float64(first) @ float64(second)
-    m.require(product.size <= first.size + second.size, "the product of the weights is larger than both")
-    return product
-
-
-@rule(exact=False)
-def matmul_matmul(op: Ops, x: Var, w: Const, v: Const) -> Law:
-    """(x w) v == x (w v)     where the product of the weights is not larger than both together"""
-
-    def after(m: Match) -> Any:
-        return m.op.MatMul(m.x, rounded(m, _combined(m, m.const("w"), m.const("v")), m.const("w")))
-
-    return op.MatMul(op.MatMul(x, w), v), after, dtype_in("x", FLOATS)
-
-
-@rule(exact=False)
-def gemm_gemm(op: Ops, x: Var, w: Const, b: Const, v: Const, c: Const) -> Law:
-    """(x w + b) v + c == x (w v) + (b v + c)     where the product of the weights is not larger than both together"""
-
-    def after(m: Match) -> Any:
-        w_, v_, b_, c_ = (m.const(name) for name in "wvbc")
-        first = w_.T if m.attr("transB", 0, node="inner") else w_
-        second = v_.T if m.attr("transB", 0) else v_
-        product = _combined(m, first, second)
-        m.require(b_.shape == first.shape[1:] and c_.shape == second.shape[1:], "a bias is not one row")
-        bias = rounded(m, float64(b_) @ float64(second) + float64(c_), c_)
-        return m.op.Gemm(m.x, rounded(m, product, w_), bias)
-
-    inner = op.Gemm(x, w, b, transB=..., _as="inner")
-    return op.Gemm(inner, v, c, transB=...), after, opset_at_least(7), dtype_in("x", FLOATS)
+# --- reshapes ---------------------------------------------------------------------------------------------------------
 
 
 @rule(exact=False)
@@ -269,7 +232,7 @@ RULES = rules_of(globals())
 
 @dataclass(frozen=True)
 class Gemm(RulePass):
-    """Fold bias, scales, transposes and neighbouring weights into matrix products."""
+    """Fold bias, scales, transposes and reshapes into matrix products."""
 
     name = "gemm"
     exact = False

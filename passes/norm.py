@@ -85,6 +85,7 @@ def _normalized(m: Match, labels: tuple[str, ...]) -> tuple[int, tuple[int, ...]
     m.require(axes == set(range(rank - len(axes), rank)), "the mean is not over the last axes")
     sizes = [size for size in shape[rank - len(axes) :] if isinstance(size, int)]
     m.require(len(sizes) == len(axes), "a normalized dimension is not known")
+    m.require(all(sizes), "a normalized dimension is empty")
     return -len(axes), tuple(sizes)
 
 

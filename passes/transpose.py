@@ -20,6 +20,7 @@ from accelc.passes.forms import (
     producer,
     reshape,
     reshape_target,
+    sure_dims,
     value_in,
 )
 from accelc.pattern import Ops, Var
@@ -102,7 +103,7 @@ def _chain_above(m: Match) -> tuple[list[ir.Node], ir.Node]:
         if node is None or not _is_pointwise(node):
             m.fail("no other Transpose above, through operators that take one element at a time")
         chain.append(node)
-        value = node.inputs[_moving(node)[0]]
+        value = value_in(m, node, _moving(node)[0])
     return m.fail("the chain is too long")
 
 
@@ -133,7 +134,7 @@ def transpose_around_pointwise(op: Ops, x: Var) -> Law:
             moving = _moving(node)[0]
             inputs = [value if index == moving else each for index, each in enumerate(node.inputs)]
             value = m.op.copy(node, inputs)
-        return value if _is_still(perm) else m.op.Transpose(value, perm=perm)  # type: ignore[no-any-return]
+        return value if _is_still(perm) else m.op.Transpose(value, perm=perm)
 
     return op.Transpose(x, perm=...), after
 
@@ -149,7 +150,7 @@ def _same_transposes(m: Match, values: Sequence[ir.Value | None]) -> Iterator[tu
     m.require(len(set(values)) > 1, "there is one Transpose only")
 
 
-@rule()
+@rule(feeder="Transpose")
 def transposes_below(op: Ops) -> Law:
     """F(Transpose(x, p), Transpose(y, p)) == Transpose(F(x, y), p) element by element, shapes agreeing"""
 
@@ -196,6 +197,7 @@ def reduce_of_transpose(op: Ops, x: Var) -> Law:
         at_input = m.opset >= (13 if m.root.op_type == "ReduceSum" else 18)
         given = list_of(m, m.root, "axes", 1)
         m.require(m.attr("keepdims") in (0, 1), "keepdims is neither 0 nor 1")
+        m.require(0 not in (sure_dims(m.x) or ()), "kernels return odd shapes for tensors without elements")
         m.require(given, "reduces everything or nothing")
         axes = normal_axes(m, given or [], rank)
         moved = sorted(perm[axis] for axis in axes)

@@ -221,7 +221,7 @@ def _checks(found: Report) -> list[tuple[str, str | Text]]:
         rows.append(("latency", Text(shown + words[timed.verdict], style=_GOOD if timed.verdict == "faster" else "")))
         rows.append(("latency", Text(f"medians of {timed.rounds} interleaved rounds", style=_QUIET)))
     if found.latency_note and (found.patches or found.latency is not None):
-        rows.append(("latency", found.latency_note))
+        rows.append(("latency", found.latency_note.removeprefix("latency was ")))
     return rows
 
 

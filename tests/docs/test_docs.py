@@ -74,15 +74,14 @@ def plain(line: str) -> str:
 
 def matches(shown: list[str], printed: list[str]) -> bool:
     """Whether what was printed is what is shown."""
-    parts = []
+    pattern = ""
     for line in shown:
         if line.strip() == "...":
-            parts.append(r"(?:[^\n]*\n)*?")
-        else:
-            text = re.escape(plain(line.replace("...", "\0"))).replace(re.escape("\0"), "[^\n]*?").replace("\0", "[^\n]*?")
-            parts.append(text.replace(r"\ [^", r"\ ?[^").replace(r"*?\ ", r"*?\ ?") + r"\n")
+            pattern += r"(?:[^\n]*\n)*?"
+        elif plain(line):
+            pattern += r"[^\n]*?".join(re.escape(plain(part)) for part in line.split("...")) + r"\n"
     text = "".join(f"{plain(line)}\n" for line in printed if plain(line))
-    return re.fullmatch("".join(parts), text) is not None
+    return re.fullmatch(pattern, text) is not None
 
 
 @pytest.fixture

@@ -80,9 +80,11 @@ def test_one_patch_opens_the_way_for_the_next() -> None:
 
 def test_only_nodes_with_a_rule_for_their_operator_are_tried() -> None:
     steps = " ".join(f"v{i + 1} = Relu(v{i})" for i in range(50))
-    model = load(f"(float[2] v0) => (float[2] r) {{ {steps} r = Neg(v50) }}")
+    model = load(f"(float[2] v0) => (float[2] r) {{ {steps} n = Neg(v50) i = Identity(n) r = Relu(i) }}")
     driver = drive(model)
-    assert {name: stats.tried for name, stats in driver.stats.items()} == {"double_neg": 1, "identity": 0, "abs_neg": 0}
+    tried = {name: stats.tried for name, stats in driver.stats.items()}
+    assert (tried["identity"], tried["abs_neg"]) == (1, 0)
+    assert tried["double_neg"] <= 2
 
 
 def test_cost_is_linear_in_the_graph() -> None:

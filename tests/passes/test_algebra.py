@@ -1,7 +1,5 @@
 """Laws of arithmetic and logic that hold in every bit."""
 
-
-
 from __future__ import annotations
 
 import numpy as np

@@ -82,11 +82,12 @@ def recorded() -> dict[str, Known]:
             known.setdefault(what.name, Known()).negatives += 1
 
     for path in sorted(HERE.parent.glob("test_*.py")):
-        if path != HERE and "accelc.testing import" in path.read_text(encoding="utf-8"):
-            module = _load(path)
-            vars(module).update(check=check, unchanged=unchanged)
-            for function in [each for name, each in vars(module).items() if name.startswith("test_")]:
-                _record(function)
+        if path == HERE or "import check" not in path.read_text(encoding="utf-8"):
+            continue
+        module = _load(path)
+        vars(module).update(check=check, unchanged=unchanged)
+        for function in [each for name, each in vars(module).items() if name.startswith("test_")]:
+            _record(function)
     return known
 
 
@@ -123,6 +124,14 @@ def fire(rule: Rule, model: ir.Model, ctx: Context | None) -> int:
     count = Driver([rule]).run(model, ctx or context())
     structure.check(model)
     return count
+
+
+def feeds_for(rule: Rule, model: ir.Model) -> list[dict[str, Any]]:
+    """Random inputs; edge values as well for rules that keep every bit. (What infinities do to the others, their own
+    tests say: sums in another order turn NaN into infinity and back.)
+    """
+    found = list(inputs(model))
+    return found if rule.exact else found[:1]
 
 
 def the_examples(rule: Rule) -> list[tuple[str, Context | None]]:
@@ -194,7 +203,7 @@ def test_inside_an_if(rule: Rule) -> None:
         model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
         assert fire(rule, model, ctx) == 2 * fired, text
         after = ir.to_proto(model).SerializeToString()
-        for feeds in inputs(ir.parse(text)):
+        for feeds in feeds_for(rule, ir.parse(text)):
             for choice in (True, False):
                 same_numbers(before, after, {**feeds, "if_condition": np.array(choice)}, exact=rule.exact)
 
@@ -252,7 +261,7 @@ def test_inner_values_that_others_need(rule: Rule) -> None:
                 assert count == 0, f"fires although {name} is needed:\n{ir.text(model)}"
             if count:
                 after = ir.to_proto(model).SerializeToString()
-                for feeds in inputs(model):
+                for feeds in feeds_for(rule, model):
                     same_numbers(before, after, feeds, exact=rule.exact)
 
 
@@ -385,7 +394,7 @@ def test_variants(rule: Rule) -> None:
         for what, proto in variants(ir.to_proto(original)):
             before = proto.SerializeToString()
             sized = original if what.startswith("symbols") else ir.from_proto(onnx.ModelProto.FromString(before))
-            feeds = list(inputs(sized))
+            feeds = feeds_for(rule, sized)
             # The runtime goes first: onnx's inference aborts the process on some graphs that are not valid.
             if outcome(before, feeds[0]) is None:
                 continue
@@ -394,5 +403,8 @@ def test_variants(rule: Rule) -> None:
                 continue
             after = ir.to_proto(model).SerializeToString()
             for each in feeds:
-                for a, b in zip(outcome(before, each) or [], run(after, each), strict=True):
-                    same_arrays(a, b, exact=rule.exact, what=f"{what}:\n{text}\n{ir.text(model)}")
+                try:
+                    for a, b in zip(outcome(before, each) or [], run(after, each), strict=True):
+                        same_arrays(a, b, exact=rule.exact)
+                except AssertionError as error:
+                    raise AssertionError(f"{what}: {error}\n{text}\n{ir.text(model)}") from error

@@ -273,3 +273,9 @@ def test_other_average_pools_stay(attributes: str, reason: str) -> None:
 
 def test_pad_before_max_pool_stays() -> None:
     unchanged(conv.Conv(), graph("p = Pad(x, q) y = MaxPool<kernel_shape = [3,3]>(p)", X, Q), ctx=cpu())
+
+
+def test_an_average_pool_of_unknown_size_stays() -> None:
+    signature = "(float[2,4,h,6] x) => (float[a,b,c,d] y)"
+    before = graph("p = Pad(x, q) y = AveragePool<kernel_shape = [3,3]>(p)", signature, Q)
+    unchanged(conv.pad_average_pool, before, reason="may be empty", ctx=cpu())

@@ -1,7 +1,5 @@
 """Operators that return their input."""
 
-
-
 from __future__ import annotations
 
 import numpy as np

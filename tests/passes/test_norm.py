@@ -264,3 +264,8 @@ def test_scales_and_shifts_that_do_not_fit_stay() -> None:
 def test_rms_norm_in_half_precision_with_other_casts_stays() -> None:
     body = f"x = Cast<to = 11>(h) {RMS} r = Sqrt(w) n = Div(x, r) c = Cast<to = 10>(n) y = Mul(g, c)"
     unchanged(norm.rms_norm_cast, graph(body, HALF, AX, kind="double"), reason="not computed in float32", ctx=cpu())
+
+
+def test_an_empty_normalized_dimension_stays() -> None:
+    before = graph(parts() + "y = Neg(n)", "(float[2,0] x) => (float[2,0] y)", AX)
+    unchanged(norm.layer_norm_plain, before, reason="is empty", ctx=cpu())

@@ -1,7 +1,5 @@
 """Pad."""
 
-
-
 from __future__ import annotations
 
 import pytest

@@ -113,3 +113,5 @@ def test_reduce_of_transpose() -> None:
     unchanged(p.reduce_of_transpose, floats, reason="FLOAT")
     every = "(int32[2,3] x) => (int32[1,1] y) { a = Transpose(x) y = ReduceSum(a) }"
     unchanged(p.reduce_of_transpose, every, reason="everything")
+    empty = "(int32[0,3] x) => (int32[3,1] y) <int64[1] e = {1}> { a = Transpose(x) y = ReduceSum(a, e) }"
+    unchanged(p.reduce_of_transpose, empty, reason="without elements")
