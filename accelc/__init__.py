@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from accelc.pattern import Var as Var
     from accelc.pipeline import Pipeline as Pipeline
     from accelc.report import Report as Report
-    from accelc.rule import Law as Law
-    from accelc.rule import Match as Match
-    from accelc.rule import Rule as Rule
-    from accelc.rule import rule as rule
-    from accelc.rule import rules_of as rules_of
+    from accelc.rules import Law as Law
+    from accelc.rules import Match as Match
+    from accelc.rules import Rule as Rule
+    from accelc.rules import rule as rule
+    from accelc.rules import rules_of as rules_of
     from accelc.target import Target as Target
 
 _HOMES = {
@@ -54,7 +54,7 @@ _HOMES = {
     "pattern": "Const Maybe Ops Scalar Var",
     "pipeline": "Pipeline",
     "report": "Report",
-    "rule": "Law Match Rule rule rules_of",
+    "rules": "Law Match Rule rule rules_of",
     "target": "Target",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -13,7 +13,7 @@ from accelc.errors import PluginError, UsageError
 from accelc.pass_base import Pass, option_table
 from accelc.pipeline import LEVELS
 from accelc.plugins import Entry, entries, fold
-from accelc.rule import Rule
+from accelc.rules import Rule
 
 
 @dataclass(frozen=True)

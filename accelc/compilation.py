@@ -25,7 +25,7 @@ from accelc.bisect import find_guilty
 from accelc.context import Context, Fuel, PatchRecord, Settings
 from accelc.errors import AccelcError, BackendError, PassError, UsageError, VerifyError
 from accelc.exporter import write_model
-from accelc.gates import Timing, VerifyEach, grower
+from accelc.gates import NumbersError, Timing, VerifyEach, grower
 from accelc.instrument import Instrument
 from accelc.measure import Comparison, never_slower
 from accelc.options import Options
@@ -38,6 +38,8 @@ from accelc.source import ModelLike, Source
 from accelc.verify import Judge, Reference, Verdict, Verifier
 
 MAX_ATTEMPTS = 24
+MEASURED_NODES = 20_000
+"""Larger models are measured only when asked for: the runtime needs many seconds to load them."""
 
 
 @dataclass
@@ -101,20 +103,22 @@ class Compilation:
         """Compile. The attempt that was kept, its file written to `self.output`, and the report."""
         self.judging.start()
         self.progress("reading")
-        with self._phase("import"):
+        with self._phase("import"), ir.paused_gc():
             self.source = Source.of(model)
             before = self.source.size()
         self.output = self.options.output or self._default_output()
         self.folder = self._make_folder()
-        self.verifier = Verifier(self.source, self.judging, self.options.inputs, self.options.seed)
+        self.verifier = Verifier(self.source, self.judging, self.options.inputs, self.options.seed, self.options.shapes)
         if self._verifies:
             pool = ThreadPoolExecutor(1)
             self._stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             self._reference = pool.submit(lambda: self.verifier.reference)
         attempt, verdict = self._settle()
         comparison, note = None, "latency was not measured"
-        if self.options.measure:
+        if self.options.measure or (self.options.measure is None and before.nodes <= MEASURED_NODES):
             attempt, verdict, comparison, note = self._gate_latency(attempt, verdict)
+        elif self.options.measure is None:
+            note = f"latency was not measured: loading {before.nodes} nodes takes long; ask for it with --measure"
         if self.output is not None:
             attempt.bytes = self._write(attempt, self.output)
         return attempt, self._report(attempt, verdict, comparison, note, before)
@@ -128,11 +132,13 @@ class Compilation:
                 self._drop_pass(error)
                 continue
             if self._drop_growth(attempt):
+                self._discard(attempt)
                 continue
             verdict = self.judge(attempt)
             if verdict.passed:
                 return attempt, verdict
             self._drop_guilty(attempt, verdict)
+            self._discard(attempt)
         raise VerifyError(
             f"no result passes after {MAX_ATTEMPTS} attempts",
             why=str(self.refused[-1]),
@@ -155,15 +161,18 @@ class Compilation:
             weights = ir.initializer_bytes(model)
             records = self.pipeline.run(model, ctx)
         with self._phase("write"):
-            self._count += 1
-            path = self.folder / f"candidate{self._count}.onnx"
-            size = self._export(model, path)
+            path, size = self._candidate(model, changed=bool(fuel.records))
         return Attempt(model, records, fuel.records, ctx.notes, path, size, weights)
 
     def _context(self, fuel: Fuel, off: frozenset[str]) -> Context:
         options = self.options
         settings = Settings(
-            options.portable, frozenset(self.off) | off, options.max_drop, options.seed, options.shapes, options.measure
+            options.portable,
+            frozenset(self.off) | off,
+            options.max_drop,
+            options.seed,
+            options.shapes,
+            options.measure is not False,
         )
         each: tuple[Instrument, ...] = ()
         if options.verify == "each":
@@ -180,12 +189,28 @@ class Compilation:
             progress=self.progress,
         )
 
+    def _candidate(self, model: ir.Model, *, changed: bool) -> tuple[Path, int]:
+        """The file of an attempt; where nothing changed and the original is one clean file, that is the original."""
+        source = self.source.path
+        alone = source is not None and source.stat().st_size == self.source.file_bytes
+        if source is not None and alone and not changed and not self.source.imported.repairs:
+            return source, self.source.file_bytes
+        self._count += 1
+        path = self.folder / f"candidate{self._count}.onnx"
+        return path, self._export(model, path)
+
     def _export(self, model: ir.Model, path: Path) -> int:
         """Write a candidate; types of inner values only where the original had them and they cost nothing."""
         size = write_model(model, path, value_info=self.source.has_value_info)
         if self.source.has_value_info and size > self.source.file_bytes:
             size = write_model(model, path, value_info=False)
         return size
+
+    def _discard(self, attempt: Attempt) -> None:
+        """Free the disk of a candidate that is not kept."""
+        if attempt.path.parent == self.folder:
+            attempt.path.unlink(missing_ok=True)
+            attempt.path.with_name(attempt.path.name + ".data").unlink(missing_ok=True)
 
     # --- numbers
 
@@ -214,7 +239,7 @@ class Compilation:
         """Compare a candidate's numbers with the original's."""
         if not self._verifies:
             return Verdict("skipped", "verification is off")
-        if not attempt.patches and self.options.inputs is None:
+        if not attempt.patches and not self.source.imported.repairs and self.options.inputs is None:
             return Verdict("same", "nothing changed")
         self.reference()
         self.progress("verifying")
@@ -234,7 +259,7 @@ class Compilation:
         self._reproduce(error)
         if self.options.custom or not error.where.startswith("pass ") or name in self.off:
             raise error
-        self.refuse("pass", name, "structure", error.what)
+        self.refuse("pass", name, "numbers" if isinstance(error, NumbersError) else "structure", error.what)
 
     def _drop_growth(self, attempt: Attempt) -> bool:
         """Whether the file grew and the pass that made it grow was switched off."""
@@ -271,7 +296,9 @@ class Compilation:
             attempt = self.attempt(limit)
         except PassError:
             return False
-        return self.verifier.judge(attempt.path, self.judge_of(attempt.patches)).passed
+        passed = self.verifier.judge(attempt.path, self.judge_of(attempt.patches)).passed
+        self._discard(attempt)
+        return passed
 
     # --- latency
 
@@ -302,7 +329,10 @@ class Compilation:
         choices += [frozenset(suspects)] if len(suspects) > 1 else []
         made: list[tuple[frozenset[str], Attempt, Verdict]] = []
         for choice in choices:
-            candidate = self.attempt(off=choice)
+            try:
+                candidate = self.attempt(off=choice)
+            except PassError:
+                continue
             judged = self.judge(candidate)
             if judged.passed and candidate.patches and candidate.bytes <= self.source.file_bytes:
                 made.append((choice, candidate, judged))
@@ -325,15 +355,15 @@ class Compilation:
         """Give the candidate its final name; a clean original that did not change is copied byte for byte."""
         self.progress("writing")
         with self._phase("write"):
-            data = attempt.path.with_name(attempt.path.name + ".data")
-            source = self.source.path
-            if data.exists():
+            ready = attempt.path
+            if ready.with_name(ready.name + ".data").exists():
                 return write_model(attempt.model, path, value_info=self.source.has_value_info)
-            if not attempt.patches and not self.source.imported.repairs and source is not None:
-                shutil.copyfile(source, attempt.path)
-            size = attempt.path.stat().st_size
+            if ready == self.source.path:
+                ready = self.folder / "original.onnx"
+                shutil.copyfile(attempt.path, ready)
+            size = ready.stat().st_size
             try:
-                os.replace(attempt.path, path)
+                os.replace(ready, path)
             except OSError as error:
                 raise UsageError(
                     "cannot write the result", where=str(path), why=error.strerror or str(error)

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from accelc import ir
-from accelc.infer import infer_node, type_proto
+from accelc.infer import infer_node, is_disputed, type_proto
 
 
 def _names(text: str) -> frozenset[str]:
@@ -50,17 +50,9 @@ class Shapes:
         if node.op_type == "Shape" and not node.domain:
             self._fold_shape(node, scope)
             return
-        if not (node.op_type == "Slice" and self._is_empty(node)):
-            self._infer(node, scope.opset)
+        self._infer(node, scope.opset)
         if not node.domain and len(node.outputs) == 1 and node.op_type not in _RANDOM | {"Constant"}:
             self._carry_out(node, scope)
-
-    @staticmethod
-    def _is_empty(node: ir.Node) -> bool:
-        """Data without elements, or of a size below zero after a kernel larger than its input: onnx's inference of
-        Slice ends the process there.
-        """
-        return any(isinstance(dim, int) and dim <= 0 for dim in ir.dims(node.inputs[0]) or ())
 
     @staticmethod
     def _infer(node: ir.Node, opset: int) -> None:
@@ -96,6 +88,8 @@ class Shapes:
         """Evaluate a small node with constant inputs, as shape arithmetic is."""
         arrays = [None if value is None else self._small(value) for value in node.inputs]
         if not arrays or any(array is None for array, value in zip(arrays, node.inputs, strict=True) if value):
+            return
+        if is_disputed(node):
             return
         shape = ir.dims(node.outputs[0])
         known = shape is not None and all(isinstance(dim, int) for dim in shape)

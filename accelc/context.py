@@ -90,6 +90,7 @@ class Context:
         self._samples = samples
         self.contract: Contract | None = None
         self.current: Pass | None = None
+        self.repeats = False  # a fixpoint runs the pass again, so one sweep at a time is enough
         self.records: list[PassRecord] = []
         self.notes: list[str] = []
         self._runner = runner
@@ -150,7 +151,7 @@ class Context:
     # --- what the target can do
 
     def allows(self, domain: str, op_type: str, opset: int, types: Mapping[str, ir.DataType]) -> bool | str:
-        """True when the target has a kernel for an operator on these types and vendor operators may be used, else why not."""
+        """True when the target runs an operator on these types and vendor operators may be used, else why not."""
         if domain and self.settings.portable:
             return f"{domain}.{op_type} is a vendor operator and --portable is on"
         version = opset if not domain else 1

@@ -73,6 +73,10 @@ class Timing:
         raise failure
 
 
+class NumbersError(PassError):
+    """A pass changed the model's results."""
+
+
 class VerifyEach(Instrument):
     """Judges the numbers after every pass that changed something (`--verify each`)."""
 
@@ -86,4 +90,4 @@ class VerifyEach(Instrument):
         write_model(model, path)
         verdict = self.verifier.judge(path, self.judge_of(ctx.fuel.records))
         if not verdict.passed:
-            raise PassError(verdict.reason, where=f"pass {each.name}")
+            raise NumbersError(verdict.reason, where=f"pass {each.name}")

@@ -8,7 +8,7 @@ from accelc import ir
 from accelc.pattern import MICROSOFT
 
 if TYPE_CHECKING:
-    from accelc.rule import Guard, Match
+    from accelc.rules import Guard, Match
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 INTEGERS = frozenset(

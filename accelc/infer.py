@@ -8,11 +8,13 @@ from typing import Any
 import onnx
 
 from accelc import ir
+from accelc.shape_inference import disputed, infer_shapes
 
 _UNARY = frozenset(
-    """Abs Acos Acosh Asin Asinh Atan Atanh BiasGelu Ceil Celu Clip Cos Cosh CumSum Dropout Elu Erf Exp FastGelu Floor Gelu
-    HardSigmoid HardSwish Hardmax Identity LeakyRelu Log LogSoftmax Mish Neg Not QuickGelu Reciprocal Relu Round Selu
-    Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu""".split()
+    """Abs Acos Acosh Asin Asinh Atan Atanh BiasGelu Ceil Celu Clip Cos Cosh CumSum Dropout Elu Erf Exp
+    FastGelu Floor Gelu HardSigmoid HardSwish Hardmax Identity LeakyRelu Log LogSoftmax Mish Neg Not
+    QuickGelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt
+    Swish Tan Tanh ThresholdedRelu Trilu""".split()
 )
 _BINARY = frozenset("""Add And BitwiseAnd BitwiseOr BitwiseXor Div Mod Mul Or PRelu Pow Sub Xor""".split())
 _COMPARE = frozenset("""Equal Greater GreaterOrEqual Less LessOrEqual""".split())
@@ -42,7 +44,7 @@ def infer_model(model: ir.Model) -> None:
     """
     proto = stripped_proto(model)
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        inferred = infer_shapes(proto, data_prop=True)
     except Exception:  # onnx raises RuntimeError, InferenceError or ValueError; an uninferable model stays as it is
         return
     absorb(model.graph, inferred.graph)
@@ -97,6 +99,8 @@ def _broadcast_dim(a: ir.Dim, b: ir.Dim) -> ir.Dim:
 
 
 def _infer_by_schema(node: ir.Node, opset: int) -> None:
+    if node.op_type == "Slice" and (_has_negative(node.inputs[0]) or is_disputed(node)):
+        return  # onnx's inference ends the process for the first, and tells what the runtime does not do for the second
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError:
@@ -136,6 +140,21 @@ def _infer_by_schema(node: ir.Node, opset: int) -> None:
         if inferred is not None:
             kind, shape = ir.type_of_proto(inferred)
             refine(value, kind, shape)
+
+
+def _has_negative(value: ir.Value | None) -> bool:
+    """Whether an axis has a negative length, as after a window larger than its input."""
+    return any(isinstance(dim, int) and dim < 0 for dim in ir.dims(value) or ())
+
+
+def is_disputed(node: ir.Node) -> bool:
+    """Whether this is a Slice with constant bounds that onnx and the runtime read differently."""
+    if node.op_type != "Slice" or node.domain or len(node.inputs) < 5:
+        return False
+    ends, steps = (ir.const(node.inputs[index]) for index in (2, 4))
+    if ends is None or steps is None:
+        return False
+    return disputed(ends.reshape(-1).tolist(), steps.reshape(-1).tolist())
 
 
 def type_proto(value: ir.Value) -> onnx.TypeProto:

@@ -37,6 +37,7 @@ from onnx_ir import (
 )
 
 from accelc.errors import ModelError
+from accelc.shape_inference import infer_shapes
 
 __all__ = [
     "Attr",
@@ -101,6 +102,9 @@ Dim = int | str | None
 _HELD = "accelc.held"
 _NAMES = "accelc.names"
 _GENERATED = "accelc.generated_names"
+_ANNOTATED = "accelc.annotated"
+_ARRAY = "accelc.array"
+_HELD_BYTES = 256  # constants up to this size are asked for again and again while rules match
 
 
 @contextmanager
@@ -127,6 +131,7 @@ def from_proto(
     generated_names: of nodes that had none; they are not written out again.
     """
     held = _set_aside(proto)
+    annotated = any(graph.quantization_annotation for graph in proto_graphs(proto.graph))
     try:
         with paused_gc():
             model: Model = _ir.from_proto(proto)
@@ -142,7 +147,7 @@ def from_proto(
         for attr in node.attributes.values():
             if attr.type == AttributeType.TENSOR and not attr.is_ref() and isinstance(attr.value, ExternalTensor):
                 attr.value.base_dir = str(base_dir)
-    model.meta[_HELD] = held
+    model.meta[_HELD], model.meta[_ANNOTATED] = held, annotated
     model.meta[_GENERATED] = generated_names
     return model
 
@@ -150,7 +155,7 @@ def from_proto(
 def to_proto(model: Model, *, value_info: bool = True) -> onnx.ModelProto:
     """The ModelProto of a graph. value_info: whether the types and shapes of inner values are written too."""
     with paused_gc():
-        proto = _ir.to_proto(model)
+        proto = _ir.to_proto(model) if value_info or model.meta.get(_ANNOTATED, True) else _plain_proto(model)
     for graph in proto_graphs(proto.graph):
         constants = {tensor.name for tensor in graph.initializer}
         kept = [info for info in graph.value_info if info.name not in constants] if value_info else []
@@ -159,19 +164,53 @@ def to_proto(model: Model, *, value_info: bool = True) -> onnx.ModelProto:
             del graph.value_info[:]
             graph.value_info.extend(kept)
     _put_back(proto, model.meta.get(_HELD, {}))
-    _forget_names(proto, model.meta.get(_GENERATED, frozenset()))
+    generated = model.meta.get(_GENERATED)
+    if generated:
+        for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
+            _forget_names(nodes, generated)
     return proto
 
 
-def _forget_names(proto: onnx.ModelProto, generated: frozenset[str]) -> None:
-    if not generated:
-        return
-    bodies = [graph.node for graph in proto_graphs(proto.graph)]
-    bodies += [function.node for function in proto.functions]
-    for nodes in bodies:
-        for node in nodes:
-            if node.name in generated:
-                node.ClearField("name")
+def _forget_names(nodes: Iterable[onnx.NodeProto], generated: frozenset[str]) -> None:
+    for node in nodes:
+        if node.name in generated:
+            node.ClearField("name")
+        for attr in node.attribute:
+            for inner in (attr.g, *attr.graphs) if attr.HasField("g") else attr.graphs:
+                _forget_names(inner.node, generated)
+
+
+def _plain_proto(model: Model) -> onnx.ModelProto:
+    """The proto without the types of the main graph's inner values, which are most of the work of writing one."""
+    graph, serde = model.graph, _ir.serde
+    shell = Graph(
+        [], [], nodes=[], opset_imports=dict(graph.opset_imports), name=graph.name, doc_string=graph.doc_string
+    )
+    shell.metadata_props.update(graph.metadata_props)
+    outer = Model(
+        shell,
+        ir_version=model.ir_version,
+        producer_name=model.producer_name,
+        producer_version=model.producer_version,
+        domain=model.domain,
+        model_version=model.model_version,
+        doc_string=model.doc_string,
+        functions=list(model.functions.values()),
+        metadata_props=dict(model.metadata_props),
+        device_configurations=model.device_configurations,
+    )
+    proto: onnx.ModelProto = serde.serialize_model(outer)
+    for value in graph.inputs:
+        serde.serialize_value_into(proto.graph.input.add(), value)
+    for value in graph.initializers.values():
+        if value.const_value is not None:
+            value.const_value.name = value.name
+            serde.serialize_tensor_into(proto.graph.initializer.add(), value.const_value)
+    for node in graph:
+        serde.serialize_node_into(proto.graph.node.add(), node, model_ir_version=model.ir_version)
+    for value in graph.outputs:
+        serde.serialize_value_into(proto.graph.output.add(), value)
+    return proto
 
 
 def parse(source: str) -> Model:
@@ -181,7 +220,7 @@ def parse(source: str) -> Model:
         name = "main " if source.startswith("(") else ""
         source = f'<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]> {name}{source}'
     proto = onnx.parser.parse_model(source)
-    return from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+    return from_proto(infer_shapes(proto, data_prop=True))
 
 
 def text(model: Model) -> str:
@@ -297,8 +336,9 @@ def nested(graph: Graph) -> Iterator[Graph]:
     """A graph and every graph inside it, outer before inner."""
     yield graph
     for node in graph:
-        for inner in subgraphs(node):
-            yield from nested(inner)
+        if node.attributes:
+            for inner in subgraphs(node):
+                yield from nested(inner)
 
 
 def captured(graph: Graph) -> list[Value]:
@@ -355,27 +395,37 @@ def scopes(model: Model) -> Iterator[Scope]:
 
 
 class Names:
-    """Every name of values and nodes in a model, so that new ones are unique across all scopes."""
+    """Every name of values and nodes in a model, so that new ones are unique across all scopes.
+
+    They are gathered when the first fresh one is asked for: many changes need none.
+    """
 
     def __init__(self, model: Model) -> None:
-        self._taken: set[str] = set()
+        self._model = model
+        self._taken: set[str] | None = None
         self._count: dict[str, int] = {}
-        for graph in all_graphs(model):
-            self._taken.update(str(v.name) for v in graph.inputs)
-            self._taken.update(graph.initializers)
-            for node in graph:
-                self._taken.add(node.name or "")
-                self._taken.update(value.name or "" for value in node.outputs)
 
     def fresh(self, hint: str) -> str:
         """`hint` itself when it is free, else with a number behind it. The name is taken from then on."""
+        taken = self._gathered()
         name = hint or "value"
-        while name in self._taken:
+        while name in taken:
             count = self._count.get(hint, 0) + 1
             self._count[hint] = count
             name = f"{hint}_{count}"
-        self._taken.add(name)
+        taken.add(name)
         return name
+
+    def _gathered(self) -> set[str]:
+        if self._taken is None:
+            self._taken = set()
+            for graph in all_graphs(self._model):
+                self._taken.update(str(v.name) for v in graph.inputs)
+                self._taken.update(graph.initializers)
+                for node in graph:
+                    self._taken.add(node.name or "")
+                    self._taken.update(value.name or "" for value in node.outputs)
+        return self._taken
 
 
 def names(model: Model) -> Names:
@@ -463,7 +513,16 @@ def is_constant(value: Value | None) -> bool:
 def const(value: Value | None) -> np.ndarray[Any, Any] | None:
     """The array a value always holds, or None. Reading an external tensor maps its file."""
     tensor = const_tensor(value)
-    return None if tensor is None else tensor.numpy()
+    if tensor is None or value is None:
+        return None
+    held = value.meta.get(_ARRAY)
+    if held is not None and held[0] is tensor:
+        array: np.ndarray[Any, Any] = held[1]
+        return array
+    array = tensor.numpy()
+    if array.nbytes <= _HELD_BYTES:
+        value.meta[_ARRAY] = (tensor, array)
+    return array
 
 
 def attribute(node: Node, name: str, default: Any = None) -> Any:

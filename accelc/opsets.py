@@ -29,7 +29,6 @@ _OLDEST = 7
 _VENDORS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc", "ai.onnx.ml"})
 """Domains whose operators are never functions of the model; the opset of ai.onnx does not change what they mean."""
 _FOUND = "accelc.opsets.blocking"
-_NO_LIMIT = 2**31 - 1
 
 
 def blocker(graph: ir.Graph, to: int, target: Target | None = None) -> str:
@@ -133,21 +132,10 @@ def _kernel_blocker(node: ir.Node, now: int, to: int, target: Target) -> str:
     if not steps:
         return ""
     old, new = steps[0][0], steps[-1][1]
-    if not _has_kernel(node, old, target):
+    if not target.has_kernel("", node.op_type, old.since_version, _types(node, old)):
         return ""
-    return "" if _has_kernel(node, new, target) else f"has no kernel at opset {to}"
-
-
-def _has_kernel(node: ir.Node, schema: Schema, target: Target) -> bool:
-    """Whether the runtime finds a kernel for this version of an operator.
-
-    One without a last version serves only the version of the operator that it was made for.
-    """
-    if target.kernels is None:
-        return False
-    version = schema.since_version
-    found = target.kernels.find("", node.op_type, version, _types(node, schema))
-    return any(kernel.first == version or kernel.last < _NO_LIMIT for kernel in found)
+    kept = target.has_kernel("", node.op_type, new.since_version, _types(node, new))
+    return "" if kept else f"has no kernel at opset {to}"
 
 
 def _types(node: ir.Node, schema: Schema) -> dict[str, str]:

@@ -23,7 +23,7 @@ class Options:
     output: Path | None = None
     inputs: Path | None = None
     verify: str = "final"
-    measure: bool = True
+    measure: bool | None = None
     portable: bool = False
     max_drop: float = 0.01
     shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)

@@ -26,7 +26,7 @@ from accelc import ir, structure
 from accelc.context import Context
 from accelc.errors import AccelcError, PassError, UsageError
 from accelc.rewrite import Driver, RuleStats
-from accelc.rule import Rule
+from accelc.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ def run_pass(each: Pass, model: ir.Model, ctx: Context) -> PassResult:
             raise
         if isinstance(error, PassError) and error.where.startswith("pass "):
             raise
-        raise PassError(str(error) or type(error).__name__, where=f"pass {each.name}") from error
+        what = str(error) if isinstance(error, AccelcError) else f"{type(error).__name__}: {error}"
+        raise PassError(what, where=f"pass {each.name}") from error
     finally:
         ctx.current = outer
     for instrument in ctx.instruments:

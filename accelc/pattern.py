@@ -1,9 +1,9 @@
 """Patterns: terms over operators and variables, and how they match a graph.
 
-A term is written like the expression it stands for: `op.Mul(x, op.Sigmoid(x))`. Matching starts at a root node and walks
-towards its inputs; a variable that occurs twice must be the same value both times. Commutative operators are tried in
-both orders. What a pattern does not mention must be absent or at its default: an attribute value nobody thought of never
-matches. A miss always has a reason, which `--why` shows.
+A term is written like the expression it stands for: `op.Mul(x, op.Sigmoid(x))`. Matching starts at a root node and
+walks towards its inputs; a variable that occurs twice must be the same value both times. Commutative operators are
+tried in both orders. What a pattern does not mention must be absent or at its default: an attribute value nobody
+thought of never matches. A miss always has a reason, which `--why` shows.
 """
 
 from __future__ import annotations
@@ -44,7 +44,12 @@ class Maybe(Var):
 
 @dataclass(frozen=True)
 class Literal:
-    """A constant of one element with this value, to within two units in the last place of its own type."""
+    """A constant of one element with this value.
+
+    A number that the constant's type and float32 hold exactly, as 0.5, must be just that; another one, as the square
+    root of 2, may be two units in the last place of the constant's type away from it. Thus a constant of type double
+    that was rounded to float32 is another number.
+    """
 
     value: float | int | bool
 
@@ -141,9 +146,7 @@ class Needs:
     scalar: bool
 
     def met_by(self, found: Needs) -> bool:
-        return (
-            self.constant <= found.constant and self.scalar <= found.scalar and self.producers <= found.producers
-        )
+        return self.constant <= found.constant and self.scalar <= found.scalar and self.producers <= found.producers
 
 
 def needs_of(form: Op, feeder: str = "") -> Needs:
@@ -169,7 +172,7 @@ def facts_of(node: ir.Node) -> Needs:
                 constant = scalar = True
         elif value.const_value is not None:
             constant = True
-            scalar = scalar or value.const_value.size == 1
+            scalar = scalar or value.shape is None or all(dim == 1 for dim in value.shape.dims)
     return Needs(frozenset(producers), constant, scalar)
 
 
@@ -378,7 +381,7 @@ def _is_literal(
 
 
 def close_to(actual: Any, wanted: float | int | bool) -> bool:
-    """Whether a constant is what `wanted` rounds to in its type, to within two units in the last place."""
+    """Whether a constant is a literal, as `Literal` says; integers and booleans are always exact."""
     dtype = np.asarray(actual).dtype
     if dtype.kind == "b" or isinstance(wanted, bool):
         return dtype.kind == "b" and isinstance(wanted, bool) and bool(actual) == wanted
@@ -387,7 +390,8 @@ def close_to(actual: Any, wanted: float | int | bool) -> bool:
     if dtype.kind not in "fV":
         return False
     target = np.asarray(wanted, np.float64).astype(dtype)
-    if float(target) == float(wanted):
+    holder = min(dtype, np.dtype(np.float32), key=lambda each: each.itemsize)
+    if float(np.asarray(wanted, np.float64).astype(holder)) == float(wanted):
         return bool(actual == target)
     spacing = abs(float(np.spacing(target))) if dtype.kind == "f" else abs(float(wanted)) * 2.0**-7
     return abs(float(actual) - float(target)) <= 2 * spacing

@@ -29,9 +29,7 @@ _EXACT = (
     "inline, constants, fixpoint(dce, fold, control-flow, shapes, identity, algebra, cast, transpose, reshape, slice, "
     "concat, pad, cse), dedup, dce"
 )
-_FUSE = (
-    "fixpoint(batchnorm, conv, gelu, norm, activation, softmax, gemm, fold, identity, transpose, reshape, cse), dedup, dce"
-)
+_FUSE = "fixpoint(batchnorm, conv, gelu, norm, activation, softmax, gemm, fold, identity, transpose, reshape, cse), dedup, dce"
 LEVELS: Mapping[int, str] = {
     0: "",
     1: _EXACT,
@@ -49,6 +47,13 @@ class Fixpoint(Pass):
     steps: tuple[Pass, ...] = ()
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
+        outer, ctx.repeats = ctx.repeats, True
+        try:
+            return self._repeat(model, ctx)
+        finally:
+            ctx.repeats = outer
+
+    def _repeat(self, model: ir.Model, ctx: Context) -> PassResult:
         total = 0
         quiet: dict[int, int] = {}
         for _ in range(MAX_ROUNDS):

@@ -35,6 +35,7 @@ class Entry:
 
 
 _loaded: dict[str, dict[str, Entry]] = {"pass": {}, "backend": {}}
+_sources: dict[str, list[str]] = {}
 
 
 def fold(name: str) -> str:
@@ -106,7 +107,12 @@ def find_backend(name: str) -> type[Backend]:
 
 
 def load_plugin(source: str) -> list[str]:
-    """Import a module, or a Python file, and make the passes and backends it defines known. Returns their names."""
+    """Import a module, or a Python file, and make the passes and backends it defines known. Returns their names.
+
+    Loading the same source again does nothing. Raises PluginError.
+    """
+    if source in _sources:
+        return _sources[source]
     module = _import(source)
     added = []
     for kind, base in (("pass", Pass), ("backend", Backend)):
@@ -124,6 +130,7 @@ def load_plugin(source: str) -> list[str]:
         raise PluginError(
             "defines no pass and no backend", where=source, hint="derive a class from accelc.Pass and give it a name"
         )
+    _sources[source] = added
     return added
 
 

@@ -1,8 +1,8 @@
 """The driver: applies rules to a fixpoint, one checked patch at a time.
 
-Rules are indexed by the operator at their root. A worklist holds the nodes a change may have affected, so the cost grows
-with the graph and the number of patches, not with their product. A patch is checked before it is applied: what replaces
-a value must have its type and shape, and the model's outputs keep their names.
+Rules are indexed by the operator at their root. A worklist holds the nodes a change may have affected, so the cost
+grows with the graph and the number of patches, not with their product. A patch is checked before it is applied: what
+replaces a value must have its type and shape, and the model's outputs keep their names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from accelc import ir, opsets
 from accelc.errors import RuleError
 from accelc.infer import infer_nodes, refine
 from accelc.pattern import Needs, Trace, facts_of, needs_of
-from accelc.rule import Match, Miss, Rule
+from accelc.rules import Match, Miss, Rule
 
 if TYPE_CHECKING:
     from accelc.context import Context
@@ -73,7 +73,7 @@ class Driver:
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Apply until nothing fires or the fuel is spent. Returns the number of patches applied."""
         total = 0
-        for _ in range(_MAX_SWEEPS):
+        for _ in range(1 if ctx.repeats else _MAX_SWEEPS):
             fired = self._sweep(model, ctx)
             total += fired
             if fired == 0 or ctx.fuel.empty:
@@ -190,6 +190,7 @@ def check(patch: Patch) -> None:
     """Raise Refused unless every used output of the root gets a value of the same type and shape."""
     root = patch.root
     new = {value for node in patch.nodes for value in node.outputs}
+    renamed: dict[ir.Value, ir.Value] = {}  # what takes the name of a graph output -> that output
     for index, old in enumerate(root.outputs):
         replacement = patch.values[index] if index < len(patch.values) else None
         if replacement is None:
@@ -200,6 +201,8 @@ def check(patch: Patch) -> None:
             raise Refused("the rule replaces a value by itself")
         if old.is_graph_output() and replacement not in new and not _can_take_over(replacement, root):
             raise Refused(f"{old.name} is an output of the graph and would share its value with another name")
+        if old.is_graph_output() and renamed.setdefault(replacement, old) is not old:
+            raise Refused(f"one value would be the outputs {renamed[replacement].name} and {old.name} of the graph")
         if replacement.type is not None and old.type is not None and replacement.type != old.type:
             raise Refused(f"type {old.type} would become {replacement.type}")
         _check_shape(old, replacement)
@@ -228,7 +231,7 @@ def apply(patch: Patch, scope: ir.Scope, names: ir.Names) -> list[ir.Node]:
     _place_weights(patch, scope, names)
     _name_nodes(patch, names)
     for node in patch.nodes:
-        node.meta["accelc.rule"] = patch.rule.name
+        node.meta["accelc.rules"] = patch.rule.name
         if node.domain:
             scope.root.opset_imports.setdefault(node.domain, 1)
     graph.insert_before(root, patch.nodes)
@@ -272,11 +275,14 @@ def _name_nodes(patch: Patch, names: ir.Names) -> None:
 
 
 def replace_value(old: ir.Value, new: ir.Value) -> None:
-    """Let `new` stand wherever `old` is used. Where `old` is a graph output, `new` takes its name and declared type."""
+    """Let `new` stand wherever `old` is used. Where `old` is a graph output, `new` takes its name, type and shape.
+
+    An output that was declared without a shape gets none.
+    """
     if old.is_graph_output():
         new.name = old.name
         new.type = old.type if old.type is not None else new.type
-        new.shape = old.shape if old.shape is not None else new.shape
+        new.shape = old.shape
         new.metadata_props.update(old.metadata_props)
         new.doc_string = old.doc_string or new.doc_string
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -71,9 +72,12 @@ class Source:
         """The original in numbers."""
         return size_of_proto(self.imported.proto, self.file_bytes)
 
-    def runnable(self) -> tuple[Path | bytes, ...]:
+    def runnable(self) -> Iterator[Path | bytes]:
         """Forms of the original to hand to the runtime: the untouched file first, then the repaired one."""
         if self._held is not None:
-            return (self._held,)
+            yield self._held
+            return
         assert self.path is not None
-        return (self.path, read_model(self.path).proto.SerializeToString())
+        yield self.path
+        if self.imported.repairs:
+            yield read_model(self.path).proto.SerializeToString()

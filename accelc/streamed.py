@@ -22,6 +22,7 @@ import onnx
 
 from accelc.data.specs import Value
 from accelc.errors import ModelError, UsageError
+from accelc.shape_inference import infer_shapes
 
 WEIGHT_BUDGET = 256 << 20
 STREAMING_THRESHOLD = 1 << 30
@@ -284,7 +285,7 @@ class _Stream:
     def _inference(self) -> Mapping[str, onnx.ValueInfoProto]:
         if self._inferred is None:
             try:
-                inferred = onnx.shape_inference.infer_shapes(_without_weights(self.proto))
+                inferred = infer_shapes(_without_weights(self.proto))
             except onnx.shape_inference.InferenceError as error:
                 raise ModelError("shape inference failed", why=str(error)) from error
             self._inferred = {info.name: info for info in inferred.graph.value_info}

@@ -23,11 +23,12 @@ class Port:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a caller of the model relies on."""
+    """What a caller of the model relies on. idle: weights that nothing used from the beginning."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     metadata: tuple[tuple[str, str], ...]
+    idle: frozenset[str] = frozenset()
 
 
 def contract(model: ir.Model) -> Contract:
@@ -36,6 +37,7 @@ def contract(model: ir.Model) -> Contract:
         tuple(_port(value) for value in model.graph.inputs),
         tuple(_port(value) for value in model.graph.outputs),
         tuple(sorted(model.metadata_props.items())),
+        frozenset(str(v.name) for graph in ir.all_graphs(model) for v in graph.initializers.values() if not v.uses()),
     )
 
 
@@ -47,10 +49,11 @@ def check(model: ir.Model, expected: Contract | None = None) -> None:
     """Raise PassError unless the model is well formed and still keeps its contract."""
     if expected is not None:
         _check_contract(contract(model), expected)
+    idle = expected.idle if expected is not None else frozenset[str]()
     seen: set[str] = set()
-    _check_graph(model.graph, (), seen)
+    _check_graph(model.graph, (), seen, idle)
     for function in model.functions.values():
-        _check_graph(function.graph, (), set())
+        _check_graph(function.graph, (), set(), idle)
 
 
 def _check_contract(now: Contract, expected: Contract) -> None:
@@ -74,7 +77,7 @@ def _describe(port: Port) -> str:
     return f"{port.type} {shape}" + (" with a default" if port.optional else "")
 
 
-def _check_graph(graph: ir.Graph, outer: tuple[set[ir.Value], ...], seen: set[str]) -> None:
+def _check_graph(graph: ir.Graph, outer: tuple[set[ir.Value], ...], seen: set[str], idle: frozenset[str]) -> None:
     inside: set[ir.Value] = set()
 
     def define(value: ir.Value, where: str) -> None:
@@ -91,14 +94,14 @@ def _check_graph(graph: ir.Graph, outer: tuple[set[ir.Value], ...], seen: set[st
         if value.is_graph_input():
             continue
         define(value, "the weights")
-        if not value.uses() and not value.is_graph_output():
+        if not value.uses() and not value.is_graph_output() and value.name not in idle:
             raise PassError(f"left the weight {value.name}, which nothing uses")
     for node in graph:
         for used in node.inputs:
             if used is not None and used not in inside and not _in_any(used, outer):
                 raise PassError(f"uses {used.name} before anything defines it", where=ir.node_path(node))
         for inner in ir.subgraphs(node):
-            _check_graph(inner, (*outer, inside), seen)
+            _check_graph(inner, (*outer, inside), seen, idle)
         for value in node.outputs:
             define(value, ir.node_path(node))
     for value in graph.outputs:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from accelc import dimexpr as e
 from accelc.dimexpr import Number
+from accelc.shape_inference import OPEN_ENDS
 
 if TYPE_CHECKING:
     from accelc.symbolic import View
@@ -277,7 +278,10 @@ def _split(v: View) -> Sequence[Dims | None]:
 
 
 def slices(v: View) -> list[tuple[int, Number, Number, Number]] | None:
-    """(axis, start, end, step) of a Slice; None where the axes or the rank are unknown."""
+    """(axis, start, end, step) of a Slice; None where the axes or the rank are unknown.
+
+    An end that onnx and the runtime read differently is unknown.
+    """
     dims = v.dims(0)
     if dims is None:
         return None
@@ -293,7 +297,14 @@ def slices(v: View) -> list[tuple[int, Number, Number, Number]] | None:
     columns = (axes, starts or unknown, ends or unknown, steps)
     if any(len(column) != count for column in columns) or any(not -len(dims) <= axis < len(dims) for axis in axes):
         return None
-    return [(axis % len(dims), start, end, step) for axis, start, end, step in zip(*columns, strict=True)]
+    return [
+        (axis % len(dims), start, None if _is_disputed(end, step) else end, step)
+        for axis, start, end, step in zip(*columns, strict=True)
+    ]
+
+
+def _is_disputed(end: Number, step: Number) -> bool:
+    return isinstance(end, int) and end in OPEN_ENDS and not e.nonnegative(step)
 
 
 @shape_of("Slice")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,13 +84,15 @@ class KernelTable:
     def find(self, domain: str, op_type: str, opset: int, types: Mapping[str, str]) -> list[Kernel]:
         """The kernels that serve an operator of an opset with these types.
 
-        A parameter that is not given may be anything, and so may one that the kernel does not restrict.
+        A kernel without a last version serves only the version of the operator that it was made for. A parameter that
+        is not given may be anything, and so may one that the kernel does not restrict.
         """
         wanted = {name: type_name(given) for name, given in types.items()}
+        version = operator_version(domain_name(domain), op_type, opset)
         return [
             kernel
             for kernel in self._kernels.get((domain_name(domain), op_type), ())
-            if kernel.first <= opset <= kernel.last
+            if (kernel.first == version or kernel.first <= version <= kernel.last < _NO_LIMIT)
             and all(name not in kernel.types or given in kernel.types[name] for name, given in wanted.items())
         ]
 
@@ -154,6 +157,17 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.name} ({', '.join(sorted(self.isa))})" if self.isa else self.name
+
+
+@lru_cache(maxsize=4096)
+def operator_version(domain: str, op_type: str, opset: int) -> int:
+    """The opset since which an operator is what it is in this opset; the opset itself where onnx does not know it."""
+    from onnx import defs
+
+    try:
+        return int(defs.get_schema(op_type, opset, domain).since_version)
+    except defs.SchemaError:
+        return opset
 
 
 def domain_name(domain: str) -> str:

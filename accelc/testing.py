@@ -12,6 +12,7 @@ same numbers in ONNX Runtime with its own optimizations off: bit for bit where t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from accelc.context import Context, Settings
 from accelc.infer import infer_model
 from accelc.pass_base import Pass, run_pass
 from accelc.pattern import Trace
+from accelc.plugins import find_backend
 from accelc.rewrite import Driver, RuleStats, propose
-from accelc.rule import Rule
+from accelc.rules import Rule
 from accelc.target import Target
 
 Array = np.ndarray[Any, Any]
@@ -30,8 +32,13 @@ Feeds = Mapping[str, Any]
 
 
 def context(*, portable: bool = False, target: Target | None = None, **settings: Any) -> Context:
-    """A context for tests: the CPU target of this machine unless another is given."""
-    return Context(target or Target.cpu(), Settings(portable=portable, **settings))
+    """A context for tests: the CPU of this machine with the kernels of the runtime, unless another target is given."""
+    return Context(target or _cpu(), Settings(portable=portable, **settings))
+
+
+@cache
+def _cpu() -> Target:
+    return find_backend("cpu")().target()
 
 
 def check(

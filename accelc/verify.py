@@ -7,8 +7,8 @@ whose weights exceed what memory should hold is run in segments.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from accelc import compare, streamed
 from accelc.data import (
     EvalData,
     Feed,
+    Hints,
+    InputSpec,
     Sample,
     find_feeds,
     infer_hints,
@@ -35,7 +37,7 @@ from accelc.source import Source
 DATA_RUN_LIMIT_S = 600.0
 RUN_LIMIT_S = 8.0
 """Seconds for one run on generated inputs, which are small; a model that takes longer is not verified on them."""
-LOAD_LIMIT_S = 120.0
+LOAD_LIMIT_S = 60.0
 PLAIN = {"session.disable_prepacking": "1"}
 """Kernels round differently when they pack constant weights; without that, exact passes leave the very same bits."""
 SEARCH_S = 20.0
@@ -101,6 +103,11 @@ class Reference:
     lies: frozenset[str] = frozenset()
     typical: Feed | None = None
 
+    def fitting(self, specs: Sequence[InputSpec]) -> Reference:
+        """The same with only the samples whose sizes these inputs take: a result may be made for fixed sizes."""
+        kept = tuple(sample for sample in self.samples if all(_fits(sample.feed, spec) for spec in specs))
+        return self if len(kept) == len(self.samples) else replace(self, samples=kept)
+
     @property
     def measuring(self) -> list[Feed]:
         """What to measure latency on: the user's data, else inputs of the usual size, else what runs."""
@@ -119,8 +126,15 @@ class Verifier:
     runner: Runner
     data_path: Path | None = None
     seed: int = 0
-    symbols: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
     _reference: Reference | None = None
+
+    def __post_init__(self) -> None:
+        # Everything about the proto is read here: later a graph takes it over while another thread runs the original.
+        proto = self.source.imported.proto
+        self._specs, self._declared = signature(proto), output_signature(proto)
+        self._hints = self._make_hints(proto) if self.data_path is None else Hints()
+        self._is_big = streamed.weight_bytes(proto) > streamed.STREAMING_THRESHOLD
 
     @property
     def reference(self) -> Reference:
@@ -138,9 +152,7 @@ class Verifier:
         return self._reference
 
     def _prepare(self) -> Reference:
-        proto = self.source.imported.proto
-        specs = signature(proto)
-        data = load_data(self.data_path, specs) if self.data_path is not None else None
+        data = load_data(self.data_path, self._specs) if self.data_path is not None else None
         try:
             run, close = self._open_original()
         except RuntimeFailure as failure:
@@ -153,7 +165,7 @@ class Verifier:
                 "ONNX Runtime refuses the model", where=self._where(), why=failure.why or failure.what
             ) from failure
         try:
-            return self._run_original(run, specs, data, proto)
+            return self._run_original(run, data)
         finally:
             close()
 
@@ -161,14 +173,16 @@ class Verifier:
         return str(self.source.path) if self.source.path is not None else "model"
 
     def _open_original(self) -> tuple[Run, Callable[[], None]]:
-        if streamed.weight_bytes(self.source.imported.proto) > streamed.STREAMING_THRESHOLD:
-            return self._streamed(self.source.path or self.source.imported.proto)
+        if self._is_big:
+            return self._streamed(self.source.path or self.source.proto())
         failure: RuntimeFailure | None = None
         for form in self.source.runnable():
             try:
                 return self._session(form)
             except RuntimeFailure as error:
                 failure = failure or error
+                if error.kind in ("timeout", "memory"):
+                    break
         assert failure is not None
         raise failure
 
@@ -184,7 +198,7 @@ class Verifier:
         folder = form.parent if isinstance(form, Path) else self.source.base_dir
         return partial(streamed.run_streamed, self.runner, form, folder), lambda: None
 
-    def _run_original(self, run: Run, specs: Any, data: EvalData | None, proto: onnx.ModelProto) -> Reference:
+    def _run_original(self, run: Run, data: EvalData | None) -> Reference:
         typical: Feed | None = None
         if data is not None:
             samples = []
@@ -198,13 +212,14 @@ class Verifier:
                         why=failure.why or failure.what,
                     ) from failure
         else:
-            hints = infer_hints(proto, self.symbols)
             quick = partial(_quickly, run)
             try:
-                samples = find_feeds(specs, quick, edges=EDGE_SETS, seed=self.seed, hints=hints, seconds=SEARCH_S)
+                samples = find_feeds(
+                    self._specs, quick, edges=EDGE_SETS, seed=self.seed, hints=self._hints, seconds=SEARCH_S
+                )
             except _TooSlow:
                 return Reference(skipped=f"one run of the original takes more than {RUN_LIMIT_S:g} s")
-            typical = typical_feed(specs, run, seed=self.seed, hints=hints) if samples else None
+            typical = typical_feed(self._specs, run, seed=self.seed, hints=self._hints) if samples else None
         if not samples:
             return Reference(
                 skipped="the original runs on none of the generated inputs; give some with --inputs data.npz"
@@ -217,10 +232,23 @@ class Verifier:
         lies = frozenset(
             difference.output
             for sample in samples
-            for difference in compare.contradicted_outputs(output_signature(proto), sample.outputs)
+            for difference in compare.contradicted_outputs(self._declared, sample.outputs)
         )
         notes = data.notes if data is not None else ()
         return Reference(tuple(samples), data, unstable, notes=notes, lies=lies, typical=typical)
+
+    def _make_hints(self, proto: onnx.ModelProto) -> Hints:
+        """What the graph and the shapes the user fixed say about the inputs."""
+        symbols = {name: int(dims[0]) for name, dims in self.shapes.items() if len(dims) == 1 and _is_size(dims[0])}
+        axes: dict[tuple[str, int], int] = {}
+        for spec in self._specs:
+            for axis, (have, wanted) in enumerate(zip(spec.shape or (), self.shapes.get(spec.name, ()), strict=False)):
+                if _is_size(wanted) and not isinstance(have, int):
+                    axes[spec.name, axis] = int(wanted)
+                    if have is not None:
+                        symbols[have] = int(wanted)
+        found = infer_hints(proto, symbols)
+        return replace(found, axes={**found.axes, **axes})
 
     def judge(self, result: Path, judge: Judge) -> Verdict:
         """Run a result on the reference's samples and compare."""
@@ -234,7 +262,7 @@ class Verifier:
         except AccelcError as error:
             return Verdict("different", f"the result does not load: {getattr(error, 'why', '') or error}")
         try:
-            return self._compare(run, reference, judge)
+            return self._compare(run, reference.fitting(signature(proto)), judge)
         finally:
             close()
 
@@ -250,6 +278,8 @@ class Verifier:
                 return Verdict(
                     "different", f"the result does not run on {sample.feed}: {getattr(error, 'why', '') or error}"
                 )
+        if not reference.samples:
+            return Verdict("skipped", "none of the inputs has the sizes that the result takes")
         left_out = reference.unstable
         descriptions = tuple(str(sample.feed) for sample in reference.samples)
         ordinary = [(s, out) for s, out in zip(reference.samples, actual, strict=True) if not s.feed.edge]
@@ -303,6 +333,17 @@ def _quickly(run: Run, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
         if failure.kind == "timeout":
             raise _TooSlow from failure
         raise
+
+
+def _fits(feed: Feed, spec: InputSpec) -> bool:
+    shape = getattr(feed.values.get(spec.name), "shape", None)
+    if spec.shape is None or shape is None or len(shape) != len(spec.shape):
+        return True
+    return all(not isinstance(want, int) or want == have for want, have in zip(spec.shape, shape, strict=True))
+
+
+def _is_size(dim: int | str) -> bool:
+    return isinstance(dim, int) or dim.isdecimal()
 
 
 def _over_budget(quality: compare.Quality | None, accuracy: Accuracy | None, max_drop: float) -> str:

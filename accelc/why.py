@@ -9,7 +9,7 @@ from accelc.context import Context
 from accelc.infer import infer_model
 from accelc.pattern import Trace
 from accelc.rewrite import RuleStats, propose
-from accelc.rule import Rule
+from accelc.rules import Rule
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from accelc import ir
-from accelc.rule import Match
+from accelc.rules import Match
 
 Array = np.ndarray[Any, Any]
 

@@ -11,7 +11,7 @@ from accelc import ir
 from accelc.guards import dtype_in, opset_at_least
 from accelc.pass_base import RulePass
 from accelc.pattern import AnyOf, Const, Maybe, Op, Ops, Scalar, Term, Var
-from accelc.rule import Guard, Law, Match, rule, rules_of
+from accelc.rules import Guard, Law, Match, rule, rules_of
 
 # A sixth as exporters round it: 1/6, 0.16666667 and its neighbours all lie within the literal's tolerance.
 _SIXTH = 1 / 6

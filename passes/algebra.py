@@ -12,7 +12,7 @@ from accelc.guards import FLOATS, INTEGERS, dtype_in
 from accelc.pass_base import RulePass
 from accelc.passes.forms import all_equal, fits, input_of, once
 from accelc.pattern import Const, Ops, Var
-from accelc.rule import Law, Match, rule, rules_of
+from accelc.rules import Law, Match, rule, rules_of
 
 Array = np.ndarray[Any, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 from accelc.guards import opset_at_least
 from accelc.pass_base import RulePass
 from accelc.pattern import Const, Maybe, Op, Ops, Term, Var
-from accelc.rule import Law, Match, rule, rules_of
+from accelc.rules import Law, Match, rule, rules_of
 
 from ._folding import Array, float64, optional, require_no_growth, require_own, rounded
 

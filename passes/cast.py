@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from accelc import ir
 from accelc.pass_base import RulePass
 from accelc.pattern import Ops, Var
-from accelc.rule import Law, Match, rule, rules_of
+from accelc.rules import Law, Match, rule, rules_of
 
 T = ir.DataType
 _INTS = {

@@ -25,7 +25,7 @@ from accelc.passes.forms import (
     value_in,
 )
 from accelc.pattern import Ops, Var
-from accelc.rule import Law, Match, rule, rules_of
+from accelc.rules import Law, Match, rule, rules_of
 
 _PLAIN = FLOATS | INTEGERS | {ir.DataType.BOOL}
 

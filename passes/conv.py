@@ -9,7 +9,7 @@ import numpy as np
 
 from accelc.pass_base import RulePass
 from accelc.pattern import Const, Maybe, Op, Ops, Term, Var
-from accelc.rule import Law, Match, rule, rules_of
+from accelc.rules import Law, Match, rule, rules_of
 
 from ._folding import Array, float64, optional, per_channel, require_no_growth, require_own, rounded
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from accelc import ir
 from accelc.passes.forms import COMBINING, broadcasts_into, dims_of, int_list, producer, sure_dims, value_in
 from accelc.pattern import Const, Ops, Var
-from accelc.rule import Law, Match, rule, rules_of
+from accelc.rules import Law, Match, rule, rules_of
 
 
 @rule(shared=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from accelc import ir
 from accelc.pattern import shared_reason
-from accelc.rule import Guard, Match
+from accelc.rules import Guard, Match
 
 INF = 2**63 - 1
 """The end of a slice that reaches the end of the axis, however long it is."""

@@ -13,7 +13,7 @@ from typing import Any
 from accelc.guards import kernel
 from accelc.pass_base import RulePass
 from accelc.pattern import Op, Ops, Scalar, Term, Var
-from accelc.rule import Guard, Law, Match, rule, rules_of
+from accelc.rules import Guard, Law, Match, rule, rules_of
 
 _ROOT = math.sqrt(2)
 _TANH = math.sqrt(2 / math.pi)

@@ -11,7 +11,7 @@ from accelc import ir
 from accelc.guards import FLOATS, dtype_in, known_equal, opset_at_least
 from accelc.pass_base import RulePass
 from accelc.pattern import Const, Maybe, Ops, Var
-from accelc.rule import Guard, Law, Match, rule, rules_of
+from accelc.rules import Guard, Law, Match, rule, rules_of
 
 from ._folding import Array, float64, optional, require_no_growth, require_own, rounded
 

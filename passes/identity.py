@@ -11,7 +11,7 @@ from accelc.guards import FLOATS, INTEGERS, dtype_in
 from accelc.pass_base import RulePass
 from accelc.passes.forms import all_equal, dims_of, fits, input_of, int_list, list_of, rank_of
 from accelc.pattern import Const, Maybe, Ops, Var
-from accelc.rule import Law, Match, rule, rules_of
+from accelc.rules import Law, Match, rule, rules_of
 
 _SAFE_COORDINATES = {"half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"}
 

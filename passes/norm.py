@@ -13,7 +13,7 @@ from accelc import ir
 from accelc.guards import FLOATS, dtype_in
 from accelc.pass_base import RulePass
 from accelc.pattern import AnyOf, Const, Op, Ops, Scalar, Term, Var
-from accelc.rule import Law, Match, rule, rules_of
+from accelc.rules import Law, Match, rule, rules_of
 
 from ._folding import NODE_BYTES, Array, is_inner
 

@@ -10,7 +10,7 @@ from accelc import ir
 from accelc.pass_base import RulePass
 from accelc.passes.forms import input_of, list_of, normal_axes, rank_of
 from accelc.pattern import Ops, Var
-from accelc.rule import Law, Match, rule, rules_of
+from accelc.rules import Law, Match, rule, rules_of
 
 
 def _pads(m: Match, node: ir.Node) -> tuple[list[int], list[int]]:

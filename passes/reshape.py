@@ -31,7 +31,7 @@ from accelc.passes.forms import (
     value_in,
 )
 from accelc.pattern import Const, Op, Ops, Var
-from accelc.rule import Law, Match, rule, rules_of
+from accelc.rules import Law, Match, rule, rules_of
 
 _MAX_CHAIN = 16
 

@@ -12,7 +12,7 @@ from accelc import ir
 from accelc.guards import dtype_in
 from accelc.pass_base import RulePass
 from accelc.pattern import Ops, Var
-from accelc.rule import Law, Match, rule, rules_of
+from accelc.rules import Law, Match, rule, rules_of
 
 _HEADS = 3
 """Query, key and value: the runtime fuses attention only where a norm feeds three products and one Add."""

@@ -22,7 +22,7 @@ from accelc.passes.forms import (
     value_in,
 )
 from accelc.pattern import Const, Op, Ops, Var
-from accelc.rule import Law, Match, rule, rules_of
+from accelc.rules import Law, Match, rule, rules_of
 
 _MANY = 32
 """Gather with fewer constant indices is left alone: the bounds of a Slice would take more room than they do."""

@@ -11,7 +11,7 @@ from typing import Any
 from accelc import ir
 from accelc.pass_base import RulePass
 from accelc.pattern import AnyOf, Const, Op, Ops, Term, Var
-from accelc.rule import Guard, Law, Match, rule, rules_of
+from accelc.rules import Guard, Law, Match, rule, rules_of
 
 from ._folding import is_inner
 

@@ -37,7 +37,7 @@ class Specialize(Pass):
         for name, dims in wanted.items():
             plan.add(name, dims)
         if not plan.sizes and not plan.unnamed:
-            return PassResult(notes=("specialize: every dimension given was fixed already",))
+            return PassResult(notes=("every dimension given was fixed already",))
         if not ctx.spend("specialize", f"inputs {', '.join(wanted)}"):
             return PassResult()
         plan.apply()
@@ -46,9 +46,7 @@ class Specialize(Pass):
         ctx.contract = structure.contract(model)
         shown = [f"{symbol}={size}" for symbol, size in plan.sizes.items()]
         shown += [f"{value.name}[{axis}]={size}" for (value, axis), size in plan.unnamed.items()]
-        note = f"specialize: the model now takes fixed sizes only: {', '.join(shown)}"
-        ctx.note(note)
-        return PassResult(len(shown), notes=(note,))
+        return PassResult(len(shown), notes=(f"the model now takes fixed sizes only: {', '.join(shown)}",))
 
 
 def parse_shapes(text: str) -> dict[str, list[int | str]]:

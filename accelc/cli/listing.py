@@ -10,7 +10,7 @@ from accelc.cli.common import console, debug_option, emit_json, json_option, plu
 
 if TYPE_CHECKING:
     from accelc.catalog import PassInfo
-    from accelc.rule import Rule
+    from accelc.rules import Rule
 
 PASSES_SCHEMA = "accelc.passes/1"
 RULES_SCHEMA = "accelc.rules/1"

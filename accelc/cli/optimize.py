@@ -68,7 +68,11 @@ named in the report. The result goes to -o, by default MODEL.O2.cpu.onnx beside 
     show_default=True,
     help="When to compare numbers with the original's: at the end, after each pass, never.",
 )
-@click.option("--no-measure", is_flag=True, help="Do not measure latency, so that slower results are not undone.")
+@click.option(
+    "--measure/--no-measure",
+    default=None,
+    help="Measure latency and undo what is slower (default: unless the model has over 20,000 nodes).",
+)
 @click.option("--portable", is_flag=True, help="Use operators of ai.onnx only.")
 @click.option(
     "--max-drop", type=Share(), default=0.01, metavar="SHARE", help="Quality that -O3 may cost.  [default: 1%]"
@@ -121,7 +125,7 @@ def optimize(ctx: click.Context, /, model: str, **options: Any) -> None:
             output=options["output"],
             inputs=options["inputs"],
             verify=options["verify"],
-            measure=not options["no_measure"],
+            measure=options["measure"],
             portable=options["portable"],
             max_drop=options["max_drop"],
             shapes=_shapes(options["shapes"]),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import onnx
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -106,10 +104,9 @@ def settle_names(scan: Scan) -> tuple[list[str], frozenset[str]]:
         repairs.append("named the graph, which had no name")
     repeated = 0
     given: set[str] = set()
-    for root in scan.roots():
-        views = [node for scope in _below(root) for node in scope.nodes]
-        counts = Counter(node.name for node in views)
-        taken = set(counts)
+    trees = [[node for scope in _below(root) for node in scope.nodes] for root in scan.roots()]
+    taken = {node.name for views in trees for node in views}
+    for views in trees:
         seen: set[str] = set()
         number = 0
         for node in views:

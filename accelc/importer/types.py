@@ -14,6 +14,7 @@ from accelc.importer.opsets import MICROSOFT
 from accelc.importer.scopes import Scan, Scope, locate, scan
 from accelc.importer.skeleton import Skeleton
 from accelc.importer.tensors import type_name
+from accelc.shape_inference import infer_shapes
 
 _T = onnx.TensorProto
 
@@ -100,13 +101,13 @@ def _forget(copy: onnx.ModelProto, read: Scan, opaque: set[str]) -> None:
 
 def _run(copy: onnx.ModelProto, *, typed: bool, bodies: frozenset[str]) -> onnx.ModelProto:
     try:
-        return onnx.shape_inference.infer_shapes(copy, check_type=True, strict_mode=True)
+        return infer_shapes(copy, check_type=True, strict_mode=True)
     except Exception as error:  # onnx raises its own, ValueError and RuntimeError; all carry the message
         problem = _problem(str(error), typed=typed, bodies=bodies)
         if problem is not None:
             raise problem from None
     try:
-        return onnx.shape_inference.infer_shapes(copy)
+        return infer_shapes(copy)
     except Exception as error:
         raise ModelError("types cannot be inferred", why=_one_line(str(error)), hint="export it again") from None
 

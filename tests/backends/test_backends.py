@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
+from accelc.backend_base import Availability, BackendSpec
 from accelc.backends import cuda, kernels
 from accelc.backends.cpu import CpuBackend
 from accelc.backends.cuda import CudaBackend
-
-from accelc.backend_base import Availability, BackendSpec
 from accelc.errors import BackendError, UsageError
 from accelc.runner import Runner, RuntimeFailure
 

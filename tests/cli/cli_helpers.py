@@ -31,7 +31,7 @@ WRONG_PLUGIN = '''
 from dataclasses import dataclass
 
 from accelc import Law, Ops, Pass, PassResult, RulePass, Var
-from accelc.rule import rule, rules_of
+from accelc.rules import rule, rules_of
 
 
 @rule()

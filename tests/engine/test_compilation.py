@@ -25,7 +25,7 @@ FAULTS = '''
 from dataclasses import dataclass
 import numpy as np
 from accelc import Const, Law, Ops, Pass, PassResult, RulePass, Var, ir, rules_of
-from accelc.rule import rule
+from accelc.rules import rule
 from accelc.rewrite import replace_value
 
 @rule()

@@ -15,7 +15,7 @@ from accelc.instrument import Dump, Instrument, PrintAfter, Timer
 from accelc.pass_base import Pass, PassResult, RulePass, run_pass
 from accelc.pattern import Ops, Var
 from accelc.pipeline import Fixpoint, Pipeline, execute
-from accelc.rule import Law, rule
+from accelc.rules import Law, rule
 from accelc.target import Target
 
 SOURCE = "(float[2] a) => (float[2] r) { p = Identity(a) q = Identity(p) s = Neg(q) r = Abs(s) }"

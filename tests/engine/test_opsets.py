@@ -12,7 +12,7 @@ from accelc import ir, opsets
 from accelc.backends.cpu import CpuBackend
 from accelc.pattern import Ops, Var
 from accelc.rewrite import Driver
-from accelc.rule import Law, rule
+from accelc.rules import Law, rule
 from accelc.structure import check as check_structure
 from accelc.testing import context, inputs, same_numbers
 

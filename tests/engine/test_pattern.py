@@ -240,7 +240,11 @@ def test_literal_within_two_units_in_the_last_place(kind: Any) -> None:
 def test_literal_that_its_type_can_hold_is_exact() -> None:
     assert close_to(np.float32(0.5), 0.5)
     assert not close_to(np.nextafter(np.float32(0.5), np.float32(1)), 0.5)
-    assert not close_to(np.nextafter(np.float64(0.1), 1.0), 0.1)
+    assert close_to(np.nextafter(np.float64(0.1), 1.0), 0.1)
+    assert not close_to(np.float64(0.1) * (1 + 2.0**-50), 0.1)
+    assert not close_to(np.float64(np.float32(0.1)), 0.1)
+    assert not close_to(np.nextafter(np.float64(0.5), 1.0), 0.5)
+    assert close_to(np.float64(1 / np.sqrt(2)), 0.7071067811865476)
     assert not close_to(np.float32(1e-30), 0.0)
     assert not close_to(np.float32(np.nan), 0.0)
     assert not close_to(np.float32(np.inf), 1.0)

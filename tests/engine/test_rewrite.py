@@ -14,7 +14,7 @@ from accelc.errors import RuleError
 from accelc.infer import infer_model
 from accelc.pattern import Const, Ops, Trace, Var
 from accelc.rewrite import Driver, RuleStats, drop_initializer, propose, remove_dead, replace_value
-from accelc.rule import Law, rule
+from accelc.rules import Law, rule
 from accelc.target import Target
 from accelc.testing import context, explain, run
 
@@ -240,6 +240,17 @@ def test_graph_outputs_keep_a_value_of_their_own() -> None:
         assert wanted == "r is an output of the graph and would share its value with another name"
 
 
+def test_one_value_is_not_two_outputs_of_the_graph() -> None:
+    split = "(float[4] a) => (float[2] p, float[2] q) { p, q = Split<num_outputs = 2>(a) }"
+
+    def twice(m: Any) -> Any:
+        part = m.op.Slice(m.x, [0], [2])
+        return part, part
+
+    wanted = refusal(twice, split, lambda op, x: op.Split(x, num_outputs=2))
+    assert wanted == "one value would be the outputs p and q of the graph"
+
+
 # --- names
 
 
@@ -261,7 +272,7 @@ def test_a_replacement_takes_over_the_names_of_what_it_replaces() -> None:
     drive(model, law)
     assert [node.name for node in model.graph][:2] == ["the_neg/law", "the_neg"]
     assert [node.outputs[0].name for node in model.graph] == ["the_neg/law_out", "n", "r"]
-    assert [node.meta.get("accelc.rule") for node in model.graph] == ["law", "law", None]
+    assert [node.meta.get("accelc.rules") for node in model.graph] == ["law", "law", None]
 
 
 def test_new_names_are_unique_even_against_subgraphs() -> None:
@@ -458,6 +469,22 @@ def test_replace_value_keeps_what_callers_see_of_an_output() -> None:
     replace_value(old, new)
     assert model.graph.outputs[0] is new
     assert (new.name, new.doc_string, ir.dims(new)) == ("r", "the result", (2,))
+
+
+def test_an_output_declared_without_a_shape_gets_none() -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[2] a) => (float[2] r) { n = Neg(a) i = Identity(n) r = Abs(i) }"""
+    )
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    model = ir.from_proto(proto)
+    infer_model(model)
+    expected = structure.contract(model)
+    driver = Driver(RULES)
+    assert driver.run(model, context()) == 2
+    structure.check(model, expected)
+    assert operators(model) == ["Abs"]
+    assert ir.dims(model.graph.outputs[0]) is None
 
 
 def test_drop_initializer_keeps_what_is_used() -> None:

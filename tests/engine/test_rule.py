@@ -15,7 +15,8 @@ from accelc.infer import infer_model
 from accelc.pattern import Const, Maybe, Ops, Scalar, Var
 from accelc.plugins import find_backend
 from accelc.rewrite import Driver
-from accelc.rule import Law, Match, Rule, rule, rules_of
+from accelc.rules import Law, Match, Rule, rule, rules_of
+from accelc.target import Target
 from accelc.testing import check, context, explain, unchanged
 
 
@@ -230,6 +231,12 @@ def test_shared_guards() -> None:
         unchanged(law_with(guard), graph, reason=said, ctx=context(target=cpu))
     portable = context(portable=True, target=cpu)
     unchanged(law_with(kernel("FastGelu", T="x")), graph, reason="--portable is on", ctx=portable)
+
+
+def test_a_context_for_tests_has_the_kernels_of_the_cpu() -> None:
+    assert context().allows("com.microsoft", "FastGelu", 20, {"T": ir.DataType.FLOAT}) is True
+    assert context().allows("", "Gelu", 20, {"T": ir.DataType.FLOAT}) is True
+    assert context(target=Target.cpu([])).allows("", "Gelu", 20, {"T": ir.DataType.FLOAT}) is not True
 
 
 def test_same_shape_needs_proof() -> None:

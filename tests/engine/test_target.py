@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from accelc import ir
 from accelc import target as module
+from accelc.context import Context
 from accelc.target import KernelTable, Target, detect_isa, isa_from_cpuinfo, isa_from_sysctl, type_name
 
 ZEN3 = 2 * "processor\t: 0\nflags\t\t: fpu sse4_1 avx avx2 fma f16c\n\n"
@@ -26,6 +28,8 @@ TABLE = KernelTable(
     [
         ("", "Relu", 6, 12, {"T": ["tensor(float)"]}),
         ("ai.onnx", "Relu", 13, 2**31 - 1, {"T": ["tensor(float)", "tensor(int8)"]}),
+        ("", "Erf", 9, 12, {"T": ["tensor(float)"]}),
+        ("", "Erf", 13, 2**31 - 1, {"T": ["tensor(float)"]}),
         ("com.microsoft", "MatMulNBits", 1, 2**31 - 1, {"T1": ["tensor(float)"], "T2": ["tensor(uint8)"]}),
     ],
 )
@@ -123,7 +127,12 @@ def test_type_names(given: str) -> None:
         ("", "Relu", 12, {"T": "int8"}, False),
         ("", "Relu", 13, {"T": "int8"}, True),
         ("", "Relu", 5, {}, False),
-        ("", "Relu", 25, {}, True),
+        ("", "Relu", 14, {}, False),
+        ("", "Relu", 25, {}, False),
+        ("", "Erf", 8, {}, False),
+        ("", "Erf", 9, {}, True),
+        ("", "Erf", 12, {}, True),
+        ("", "Erf", 25, {}, True),
         ("com.microsoft", "Relu", 13, {}, False),
         ("com.microsoft", "MatMulNBits", 1, {"T1": "float"}, True),
         ("com.microsoft", "MatMulNBits", 1, {"T1": "float16", "T2": "uint8"}, False),
@@ -132,6 +141,13 @@ def test_type_names(given: str) -> None:
 )
 def test_kernels(domain: str, op_type: str, opset: int, types: dict[str, str], found: bool) -> None:
     assert Target.cpu([], kernels=TABLE).has_kernel(domain, op_type, opset, types) is found
+
+
+def test_rules_ask_for_the_version_that_the_opset_has() -> None:
+    ctx = Context(Target.cpu([], kernels=TABLE))
+    assert ctx.allows("", "Relu", 13, {"T": ir.DataType.FLOAT}) is True
+    assert ctx.allows("", "Relu", 14, {"T": ir.DataType.FLOAT}) == "cpu has no kernel for Relu with T=tensor(float)"
+    assert ctx.allows("com.microsoft", "MatMulNBits", 21, {"T1": ir.DataType.FLOAT}) is True
 
 
 def test_target_without_a_table_knows_no_kernel() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -21,7 +23,8 @@ from import_helpers import (
 from import_helpers import weight as make_weight
 from onnx import helper
 
-from accelc.importer import import_proto
+from accelc import ir
+from accelc.importer import import_proto, read_model
 
 
 def test_unsorted_nodes_are_sorted() -> None:
@@ -215,14 +218,41 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def test_nodes_without_a_name_get_one() -> None:
+def test_nodes_without_a_name_get_one_that_counts_as_no_repair() -> None:
     model = parse("g (float[2,4] x) => (float[2,4] y) { a = Relu(x) b = Abs(a) y = Neg(b) }")
     model.graph.node[0].name, model.graph.node[1].name, model.graph.node[2].name = "", "n1", ""
-    result = repaired(model, "named 2 node(s)")
+    clean(model)
+    model.graph.node[2].name = "n1"
+    result = repaired(model, "renamed 1 node(s)")
     names = [node.name for node in result.proto.graph.node]
     assert names[1] == "n1"
+    assert all(names)
     assert len(set(names)) == 3
-    assert result.generated_names == {names[0], names[2]}
+    assert result.generated_names == {names[0]}
+
+
+UNNAMED = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
+g (bool c, float[2,4] x) => (float[2,4] y) { a = local.f (c, x) b = Abs(a) y = Neg(b) }
+<domain: "local", opset_import: ["": 17]>
+f (c, v) => (r) { p = Tanh(v)
+  r = If (c) <then_branch = t () => (float[2,4] o) { o = Relu(p) }, else_branch = e () => (float[2,4] q) { q = Abs(p) }>
+}"""
+
+
+def test_unnamed_nodes_come_back_unnamed(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(UNNAMED)
+    model.graph.node[1].name = "n1"
+    onnx.save(model, tmp_path / "m.onnx")
+    result = read_model(tmp_path / "m.onnx")
+    assert result.repairs == ()
+    assert result.generated_names
+    assert "n1" not in result.generated_names
+    made = ir.from_proto(result.proto, generated_names=result.generated_names)
+    assert all(node.name for node in ir.walk(made))
+    written = ir.to_proto(made)
+    assert [node.name for node in written.graph.node] == ["", "n1", ""]
+    inner = [*written.functions[0].node, *(attr.g.node[0] for attr in written.functions[0].node[1].attribute)]
+    assert [node.name for node in inner] == [""] * 4
 
 
 def test_duplicate_node_names_are_made_unique() -> None:

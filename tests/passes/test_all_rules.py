@@ -30,7 +30,7 @@ from accelc.infer import infer_model
 from accelc.pass_base import RulePass
 from accelc.plugins import entries
 from accelc.rewrite import Driver, RuleStats, propose
-from accelc.rule import Rule
+from accelc.rules import Rule
 from accelc.testing import context, inputs, run, same_arrays, same_numbers
 
 HERE = Path(__file__)

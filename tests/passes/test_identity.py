@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from accelc.passes import identity as p
-from accelc.rule import Rule
+from accelc.rules import Rule
 from accelc.testing import check, unchanged
 
 RELU = "(float[2,4] x) => (float[2,4] y) { y = Relu(x) }"

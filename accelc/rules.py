@@ -103,7 +103,17 @@ def rule(
             raise RuleError("must match an operator at its root", where=f"rule {law.__name__} ({where})")
         doc = inspect.cleandoc(law.__doc__)
         return Rule(
-            name or law.__name__, forms, after, tuple(guards), exact, shared, opset, feeder, where, doc.splitlines()[0], doc
+            name or law.__name__,
+            forms,
+            after,
+            tuple(guards),
+            exact,
+            shared,
+            opset,
+            feeder,
+            where,
+            doc.splitlines()[0],
+            doc,
         )
 
     return make
