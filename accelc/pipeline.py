@@ -29,7 +29,10 @@ _EXACT = (
     "inline, constants, fixpoint(dce, fold, control-flow, shapes, identity, algebra, cast, transpose, reshape, slice, "
     "concat, pad, cse), dedup, dce"
 )
-_FUSE = "fixpoint(batchnorm, conv, gelu, norm, activation, softmax, gemm, fold, identity, transpose, reshape, cse), dedup, dce"
+_FUSE = (
+    "fixpoint(batchnorm, conv, gelu, norm, activation, softmax, gemm, fold, identity, transpose, reshape, cse), "
+    "dedup, dce"
+)
 LEVELS: Mapping[int, str] = {
     0: "",
     1: _EXACT,
