@@ -186,6 +186,7 @@ class Compilation:
             instruments=(*self.instruments, *each),
             runner=self.runner,
             samples=lambda: self.reference().samples,
+            measuring=lambda: self.reference().measuring,
             progress=self.progress,
         )
 

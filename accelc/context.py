@@ -10,7 +10,7 @@ from accelc import ir, opsets
 
 if TYPE_CHECKING:
     from accelc.backend_base import Backend
-    from accelc.data import Sample
+    from accelc.data import Feed, Sample
     from accelc.instrument import Instrument
     from accelc.pass_base import Pass, PassRecord
     from accelc.runner import Runner
@@ -81,13 +81,14 @@ class Context:
         instruments: Sequence[Instrument] = (),
         runner: Runner | None = None,
         samples: Callable[[], Sequence[Sample]] | None = None,
+        measuring: Callable[[], Sequence[Feed]] | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         self.target, self.backend = target, backend
         self.settings = settings or Settings()
         self.fuel = fuel or Fuel()
         self.instruments = tuple(instruments)
-        self._samples = samples
+        self._samples, self._measuring = samples, measuring
         self.contract: Contract | None = None
         self.current: Pass | None = None
         self.repeats = False  # a fixpoint runs the pass again, so one sweep at a time is enough
@@ -120,6 +121,13 @@ class Context:
     def samples(self) -> Sequence[Sample]:
         """Verification inputs with what the original computes on them; empty when nothing runs or none are wanted."""
         return self._samples() if self._samples is not None else ()
+
+    @property
+    def measuring(self) -> Sequence[Feed]:
+        """Inputs of the sizes models are used with, to measure latency on; the samples' own where there are no others."""
+        if self._measuring is not None:
+            return self._measuring()
+        return [sample.feed for sample in self.samples if not sample.feed.edge]
 
     # --- changes
 

@@ -141,7 +141,7 @@ def _summary(found: Found, done: list[Layer], scheme: Scheme, quality: Quality |
     if quality is not None:
         parts.append(str(quality))
     if speed is not None:
-        parts.append(f"{ratio_text(speed)} times as fast on the samples")
+        parts.append(f"{ratio_text(speed)} times as fast")
     return "; ".join(parts)
 
 

@@ -70,8 +70,8 @@ class Search:
     # --- speed of single layers
 
     def find_rows(self) -> None:
-        """Learn how many rows each product has: the most over the samples."""
-        for feed in self.trial.feeds:
+        """Learn how many rows each product has: the most over the inputs that are timed."""
+        for feed in self.trial.timed:
             shapes = self.trial.probe([layer.a for layer in self.found.layers], feed, shapes=True)
             for index, shape in shapes.items():
                 if not self.found.layers[index].is_gather:

@@ -34,6 +34,11 @@ class Trial:
     def feeds(self) -> list[Mapping[str, Any]]:
         return [sample.feed.values for sample in self.samples]
 
+    @property
+    def timed(self) -> list[Mapping[str, Any]]:
+        """Inputs of the usual size, to measure on."""
+        return [feed.values for feed in self.ctx.measuring]
+
     def obstacle(self) -> str:
         """Why nothing can be tried; empty when it can."""
         if not self.samples:
@@ -80,7 +85,7 @@ class Trial:
             for each in [self.model, *candidates]:
                 sessions.append(self.load(each, optimize=True))
                 stack.callback(self.ctx.runner.close, sessions[-1])
-            return compare(self.ctx.runner, sessions[0], sessions[1:], self.feeds, seconds, seed=self.ctx.settings.seed)
+            return compare(self.ctx.runner, sessions[0], sessions[1:], self.timed, seconds, seed=self.ctx.settings.seed)
 
     def probe(self, values: Sequence[ir.Value], feed: Mapping[str, Any], *, shapes: bool) -> dict[int, Any]:
         """What values of the main graph hold on one input, or their shapes, by position; {} when it does not run."""
