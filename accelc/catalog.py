@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accelc.context import fold
 from accelc.errors import PluginError, UsageError
 from accelc.pass_base import Pass, option_table
 from accelc.pipeline import LEVELS
-from accelc.plugins import Entry, entries, fold
+from accelc.plugins import Entry, entries
 from accelc.rules import Rule
 
 
@@ -29,6 +30,7 @@ class OptionInfo:
 class PassInfo:
     """A pass. levels: the -O levels that run it. changes: bits, rounding, quality or function: the most it may touch.
 
+    rule_names: what its changes are reported under, see Pass.rule_names.
     error: why it cannot be loaded; nothing but name and origin is known then.
     """
 
@@ -40,6 +42,7 @@ class PassInfo:
     changes: str = ""
     options: tuple[OptionInfo, ...] = ()
     rules: tuple[Rule, ...] = ()
+    rule_names: tuple[str, ...] = ()
     error: str = ""
 
 
@@ -73,6 +76,20 @@ def one_rule(name: str) -> tuple[Rule, PassInfo]:
     return found[fold(name)]
 
 
+def written(name: str, passes: Sequence[PassInfo]) -> str:
+    """The name of a pass or rule as it is written, whatever its case, `-` and `_`. Raises UsageError for an unknown one."""
+    known = {fold(each.name): each.name for each in passes}
+    known |= {fold(rule): rule for each in passes for rule in each.rule_names if not rule.endswith("*")}
+    wanted = fold(name)
+    if wanted in known:
+        return known[wanted]
+    for prefix in (rule[:-1] for each in passes for rule in each.rule_names if rule.endswith("*")):
+        if re.fullmatch(re.escape(fold(prefix)) + r"[\w.-]+", wanted):
+            return prefix + name.strip()[len(prefix) :]
+    hint = suggest(wanted, known, "accelc passes and accelc rules list them")
+    raise UsageError(f"there is no pass or rule named {name!r}", hint=hint)
+
+
 def suggest(name: str, known: Mapping[str, object], otherwise: str) -> str:
     """A hint that names what is spelled most like `name`. known: the name as written, or anything, by folded name."""
     close = difflib.get_close_matches(name, known, 1)
@@ -102,6 +119,7 @@ def _describe(entry: Entry) -> PassInfo:
         _changes(kind),
         tuple(OptionInfo(*row) for row in option_table(kind)),
         _rules(getattr(kind, "rules", ())),
+        kind.rule_names(),
     )
 
 

@@ -7,32 +7,29 @@ attempt has at least one name less, so this ends; in the worst case with the ori
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelc import ir, structure
+from accelc import ir, latency, structure
 from accelc.backend_base import Backend, BackendSpec
 from accelc.bisect import find_guilty
+from accelc.candidate import Attempt, Candidates
 from accelc.context import Context, Fuel, PatchRecord, Settings
 from accelc.errors import AccelcError, BackendError, PassError, UsageError, VerifyError
-from accelc.exporter import write_model
-from accelc.gates import NumbersError, Timing, VerifyEach, grower
+from accelc.gates import NumbersError, VerifyEach, grower
 from accelc.instrument import Instrument
-from accelc.measure import Comparison, never_slower
+from accelc.latency import Outcome
+from accelc.measure import Comparison
 from accelc.options import Options
-from accelc.pass_base import PassRecord
 from accelc.plugins import find_backend, load_plugin
 from accelc.report import Refusal, Report
-from accelc.runner import Runner, RuntimeFailure
+from accelc.runner import Runner
 from accelc.size import Size, size_of
 from accelc.source import ModelLike, Source
 from accelc.verify import Judge, Reference, Verdict, Verifier
@@ -40,22 +37,6 @@ from accelc.verify import Judge, Reference, Verdict, Verifier
 MAX_ATTEMPTS = 24
 MEASURED_NODES = 20_000
 """Larger models are measured only when asked for: the runtime needs many seconds to load them."""
-
-
-@dataclass
-class Attempt:
-    """One run of the pipeline: the graph, what was done to it, and the file it was written to.
-
-    bytes: of the file. weights: bytes of all weights before the first pass.
-    """
-
-    model: ir.Model
-    records: list[PassRecord]
-    patches: list[PatchRecord]
-    notes: list[str]
-    path: Path
-    bytes: int
-    weights: int
 
 
 class Compilation:
@@ -113,15 +94,33 @@ class Compilation:
             pool = ThreadPoolExecutor(1)
             self._stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             self._reference = pool.submit(lambda: self.verifier.reference)
+        name = self.output.name if self.output is not None else "model.onnx"
+        self.candidates = Candidates(self.source, self.folder, name)
         attempt, verdict = self._settle()
-        comparison, note = None, "latency was not measured"
-        if self.options.measure or (self.options.measure is None and before.nodes <= MEASURED_NODES):
-            attempt, verdict, comparison, note = self._gate_latency(attempt, verdict)
-        elif self.options.measure is None:
-            note = f"latency was not measured: loading {before.nodes} nodes takes long; ask for it with --measure"
+        outcome = self._gate_latency(attempt, verdict, before)
+        attempt = outcome.attempt
         if self.output is not None:
-            attempt.bytes = self._write(attempt, self.output)
-        return attempt, self._report(attempt, verdict, comparison, note, before)
+            self.progress("writing")
+            with self._phase("write"):
+                attempt.file = self.candidates.publish(attempt, self.output)
+        excess = attempt.bytes - self.source.file_bytes
+        if excess > 0 and not attempt.patches:
+            attempt.notes.append(f"repairs and the names of data files cost {excess} bytes")
+        return attempt, self._report(attempt, outcome.verdict, outcome.comparison, outcome.note, before)
+
+    def _gate_latency(self, attempt: Attempt, verdict: Verdict, before: Size) -> Outcome:
+        measure = self.options.measure
+        if not attempt.patches:
+            return Outcome(attempt, verdict, None, "nothing changed, so there is nothing to measure")
+        if measure is False:
+            return Outcome(attempt, verdict, None, "latency was not measured")
+        if measure is None and before.nodes > MEASURED_NODES:
+            why = f"loading {before.nodes} nodes takes long; ask for it with --measure"
+            return Outcome(attempt, verdict, None, f"latency was not measured: {why}")
+        self.progress("measuring")
+        seconds = 5.0 if any(each.lossy for each in self.pipeline) else 2.5
+        with self._phase("measure"):
+            return latency.gate(self, attempt, verdict, seconds)
 
     def _settle(self) -> tuple[Attempt, Verdict]:
         """Attempts until one passes structure, size and numbers."""
@@ -132,18 +131,18 @@ class Compilation:
                 self._drop_pass(error)
                 continue
             if self._drop_growth(attempt):
-                self._discard(attempt)
+                self.discard(attempt)
                 continue
             verdict = self.judge(attempt)
             if verdict.passed:
                 return attempt, verdict
             self._drop_guilty(attempt, verdict)
-            self._discard(attempt)
-        raise VerifyError(
-            f"no result passes after {MAX_ATTEMPTS} attempts",
-            why=str(self.refused[-1]),
-            hint="run with --verify each to see where it goes wrong",
-        )
+            self.discard(attempt)
+        if self.options.custom:
+            raise VerifyError(f"no result passes after {MAX_ATTEMPTS} attempts", why=str(self.refused[-1]))
+        attempt = self.attempt(limit=0)
+        attempt.notes.append(f"the original is kept: no result passed in {MAX_ATTEMPTS} attempts")
+        return attempt, self.judge(attempt)
 
     # --- one attempt
 
@@ -161,8 +160,8 @@ class Compilation:
             weights = ir.initializer_bytes(model)
             records = self.pipeline.run(model, ctx)
         with self._phase("write"):
-            path, size = self._candidate(model, changed=bool(fuel.records))
-        return Attempt(model, records, fuel.records, ctx.notes, path, size, weights)
+            file = self.candidates.write(model, changed=bool(fuel.records))
+        return Attempt(model, records, fuel.records, ctx.notes, file, weights)
 
     def _context(self, fuel: Fuel, off: frozenset[str]) -> Context:
         options = self.options
@@ -190,34 +189,15 @@ class Compilation:
             progress=self.progress,
         )
 
-    def _candidate(self, model: ir.Model, *, changed: bool) -> tuple[Path, int]:
-        """The file of an attempt; where nothing changed and the original is one clean file, that is the original."""
-        source = self.source.path
-        alone = source is not None and source.stat().st_size == self.source.file_bytes
-        if source is not None and alone and not changed and not self.source.imported.repairs:
-            return source, self.source.file_bytes
-        self._count += 1
-        path = self.folder / f"candidate{self._count}.onnx"
-        return path, self._export(model, path)
-
-    def _export(self, model: ir.Model, path: Path) -> int:
-        """Write a candidate; types of inner values only where the original had them and they cost nothing."""
-        size = write_model(model, path, value_info=self.source.has_value_info)
-        if self.source.has_value_info and size > self.source.file_bytes:
-            size = write_model(model, path, value_info=False)
-        return size
-
-    def _discard(self, attempt: Attempt) -> None:
-        """Free the disk of a candidate that is not kept."""
-        if attempt.path.parent == self.folder:
-            attempt.path.unlink(missing_ok=True)
-            attempt.path.with_name(attempt.path.name + ".data").unlink(missing_ok=True)
+    def discard(self, attempt: Attempt) -> None:
+        """Free the disk of an attempt that is not kept."""
+        self.candidates.discard(attempt.file)
 
     # --- numbers
 
     @property
     def _verifies(self) -> bool:
-        return self.options.verify != "off" or self.options.inputs is not None
+        return self.options.verify != "off"
 
     def reference(self) -> Reference:
         """What the original computes; waits for the thread that found it out meanwhile."""
@@ -240,9 +220,9 @@ class Compilation:
         """Compare a candidate's numbers with the original's."""
         if not self._verifies:
             return Verdict("skipped", "verification is off")
+        self.reference()
         if not attempt.patches and not self.source.imported.repairs and self.options.inputs is None:
             return Verdict("same", "nothing changed")
-        self.reference()
         self.progress("verifying")
         with self._phase("verify"):
             return self.verifier.judge(attempt.path, self.judge_of(attempt.patches))
@@ -268,7 +248,7 @@ class Compilation:
         if not attempt.patches or excess <= 0:
             return False
         name = grower(attempt.records, attempt.weights)
-        if self.options.custom and name in {each.name for each in self.pipeline.steps}:
+        if self.options.custom and name in {each.name for each in self.pipeline}:
             attempt.notes.append(
                 f"the result is {excess} bytes larger than the original, by {name}, which was asked for"
             )
@@ -298,78 +278,10 @@ class Compilation:
         except PassError:
             return False
         passed = self.verifier.judge(attempt.path, self.judge_of(attempt.patches)).passed
-        self._discard(attempt)
+        self.discard(attempt)
         return passed
 
-    # --- latency
-
-    def _gate_latency(self, attempt: Attempt, verdict: Verdict) -> tuple[Attempt, Verdict, Comparison | None, str]:
-        """Undo what makes the model slower on the target."""
-        if not attempt.patches:
-            return attempt, verdict, None, "nothing changed, so there is nothing to measure"
-        reference = self.reference()
-        if reference.skipped:
-            return attempt, verdict, None, f"latency was not measured: {reference.skipped}"
-        self.progress("measuring")
-        try:
-            with self._phase("measure"), Timing(self.backend, self.judging, self.source, reference) as timing:
-                seconds = 5.0 if any(each.lossy for each in self.pipeline) else 2.5
-                (found,) = timing.compare([attempt.path], seconds)
-                if never_slower(found):
-                    return attempt, verdict, found, found.note
-                return self._undo_slowdown(timing, attempt, verdict, found)
-        except RuntimeFailure as failure:
-            return attempt, verdict, None, f"latency was not measured: {failure}"
-
-    def _undo_slowdown(
-        self, timing: Timing, attempt: Attempt, verdict: Verdict, found: Comparison
-    ) -> tuple[Attempt, Verdict, Comparison | None, str]:
-        """Measure the result without each of the passes that changed it, side by side, and keep the best."""
-        suspects = list(dict.fromkeys(record.pass_name for record in reversed(attempt.patches)))[:6]
-        choices = [frozenset({name}) for name in suspects]
-        choices += [frozenset(suspects)] if len(suspects) > 1 else []
-        made: list[tuple[frozenset[str], Attempt, Verdict]] = []
-        for choice in choices:
-            try:
-                candidate = self.attempt(off=choice)
-            except PassError:
-                continue
-            judged = self.judge(candidate)
-            if judged.passed and candidate.patches and candidate.bytes <= self.source.file_bytes:
-                made.append((choice, candidate, judged))
-        times = timing.compare([candidate.path for _, candidate, _ in made], 2.0 + len(made)) if made else []
-        kept = [(time_, *each) for time_, each in zip(times, made, strict=True) if never_slower(time_)]
-        reason = f"the result ran at {found.ratio:.3f} of the original's speed [{found.low:.3f}, {found.high:.3f}]"
-        if kept:
-            best, choice, candidate, judged = max(kept, key=lambda each: each[0].ratio)
-            for name in sorted(choice):
-                self.refuse("pass", name, "latency", reason)
-            return candidate, judged, best, best.note
-        for name in suspects:
-            self.refuse("pass", name, "latency", reason)
-        original = self.attempt(limit=0)
-        return original, self.judge(original), None, "the original is kept: nothing found is as fast"
-
     # --- the end
-
-    def _write(self, attempt: Attempt, path: Path) -> int:
-        """Give the candidate its final name; a clean original that did not change is copied byte for byte."""
-        self.progress("writing")
-        with self._phase("write"):
-            ready = attempt.path
-            if ready.with_name(ready.name + ".data").exists():
-                return write_model(attempt.model, path, value_info=self.source.has_value_info)
-            if ready == self.source.path:
-                ready = self.folder / "original.onnx"
-                shutil.copyfile(attempt.path, ready)
-            size = ready.stat().st_size
-            try:
-                os.replace(ready, path)
-            except OSError as error:
-                raise UsageError(
-                    "cannot write the result", where=str(path), why=error.strerror or str(error)
-                ) from error
-            return size
 
     def _default_output(self) -> Path | None:
         if self.source.path is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from accelc import ir, opsets
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from accelc.runner import Runner
     from accelc.structure import Contract
     from accelc.target import Target
+
+
+@cache
+def fold(name: str) -> str:
+    """Names of passes, rules and backends differ neither by case nor by `-` and `_`."""
+    return name.strip().lower().replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class Context:
     ) -> None:
         self.target, self.backend = target, backend
         self.settings = settings or Settings()
+        self._off = frozenset(map(fold, self.settings.disabled))
         self.fuel = fuel or Fuel()
         self.instruments = tuple(instruments)
         self._samples, self._measuring = samples, measuring
@@ -124,7 +132,7 @@ class Context:
 
     @property
     def measuring(self) -> Sequence[Feed]:
-        """Inputs of the sizes models are used with, to measure latency on; the samples' own where there are no others."""
+        """Inputs of the sizes models are used with, to measure latency on; else the samples' own."""
         if self._measuring is not None:
             return self._measuring()
         return [sample.feed for sample in self.samples if not sample.feed.edge]
@@ -133,11 +141,15 @@ class Context:
 
     def disabled(self, name: str) -> bool:
         """Whether a pass or rule is switched off."""
-        return name in self.settings.disabled
+        return bool(self._off) and fold(name) in self._off
 
-    def spend(self, rule: str, node: str, pass_name: str | None = None) -> bool:
-        """Account for one change, by the running pass unless another is named. False: it must not be made."""
-        owner = pass_name or (self.current.name if self.current else "")
+    def spend(self, rule: str, node: str) -> bool:
+        """Account for one change by the running pass. False: it must not be made, for its rule is switched off or the
+        fuel is spent.
+        """
+        if self.disabled(rule):
+            return False
+        owner = self.current.name if self.current else ""
         record = self.fuel.spend(owner, rule, node)
         if record is None:
             return False

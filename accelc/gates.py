@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,6 +35,13 @@ def grower(records: Sequence[PassRecord], weights: int) -> str:
     return most if growth[most] > 0 else list(growth)[-1]
 
 
+_RUN_LIMIT_S = 600.0
+_SLOW_RUN_S = 0.1
+_ROUNDS = 10
+_LONGEST_S = 45.0
+"""A model that runs for long is measured for up to ten rounds, and for at most so many seconds."""
+
+
 class Timing:
     """Paired latency against the original, on one backend, under the runtime's default optimizations."""
 
@@ -41,6 +49,7 @@ class Timing:
         self.backend, self.runner, self.source = backend, runner, source
         self.feeds = [feed.values for feed in reference.measuring]
         self._original: Session | None = None
+        self._seconds = 0.0
 
     def __enter__(self) -> Timing:
         return self
@@ -49,14 +58,22 @@ class Timing:
         if self._original is not None:
             self.runner.close(self._original)
 
+    def start(self) -> None:
+        """Load the original and run it once, to know how much time a measurement takes. Raises RuntimeFailure."""
+        self._original = self._load_original()
+        started = time.perf_counter()
+        self.runner.run(self._original, self.feeds[0], timeout=_RUN_LIMIT_S)
+        self._seconds = time.perf_counter() - started
+
     def compare(self, results: Sequence[Path], seconds: float) -> list[Comparison]:
-        """The results against the original, interleaved. Raises RuntimeFailure."""
-        if self._original is None:
-            self._original = self._load_original()
+        """The results against the original, interleaved; longer where one run is long. Raises RuntimeFailure."""
+        assert self._original is not None
         sessions: list[Session] = []
+        feeds = self.feeds if self._seconds < _SLOW_RUN_S else self.feeds[:1]
+        seconds = min(max(seconds, _ROUNDS * self._seconds * (1 + len(results))), max(seconds, _LONGEST_S))
         try:
             sessions.extend(self.backend.load(self.runner, path) for path in results)
-            return compare(self.runner, self._original, sessions, self.feeds, seconds)
+            return compare(self.runner, self._original, sessions, feeds, seconds)
         finally:
             for session in sessions:
                 self.runner.close(session)

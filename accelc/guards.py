@@ -34,15 +34,6 @@ def opset_at_least(version: int) -> Guard:
     return guard
 
 
-def opset_below(version: int) -> Guard:
-    """The default domain is imported at an older version."""
-
-    def guard(m: Match) -> bool | str:
-        return m.opset < version or f"is for opsets below {version}, the model has {m.opset}"
-
-    return guard
-
-
 def dtype_in(name: str, allowed: frozenset[ir.DataType] | set[ir.DataType]) -> Guard:
     """The type of a variable is known and one of these."""
 

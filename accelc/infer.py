@@ -68,12 +68,11 @@ def stripped_proto(model: ir.Model) -> onnx.ModelProto:
             graph.initializers[str(value.name)] = value
     present = {info.name for info in proto.graph.input}
     for graph, value, tensor in held:
+        # A large weight inside a subgraph has no place to be declared, so its users stay uninferred.
         if graph is model.graph and value.name not in present:
             shape = list(tensor.shape.numpy())
             info = onnx.helper.make_tensor_value_info(str(value.name), tensor.dtype.value, shape)
             proto.graph.input.append(info)
-        elif graph is not model.graph:
-            pass  # a large weight inside a subgraph has no place to be declared; its users stay uninferred
     return proto
 
 

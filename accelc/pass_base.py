@@ -65,6 +65,14 @@ class Pass:
         raise PassError("does not define run()", where=f"pass {self.name or type(self).__name__}")
 
     @classmethod
+    def rule_names(cls) -> tuple[str, ...]:
+        """What `run` passes to `ctx.spend`, if not the pass's own name; `fold_*` stands for all that begin with `fold_`.
+
+        These are the names that the report gives and that `--disable` takes.
+        """
+        return ()
+
+    @classmethod
     def summary(cls) -> str:
         return (inspect.getdoc(cls) or "").partition("\n")[0]
 
@@ -82,6 +90,10 @@ class RulePass(Pass):
     """A pass that is nothing but rules, applied to a fixpoint."""
 
     rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @classmethod
+    def rule_names(cls) -> tuple[str, ...]:
+        return tuple(rule.name for rule in cls.rules)
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         driver = Driver(self.rules)

@@ -327,11 +327,11 @@ def shared_reason(node: ir.Node, output: int = 0) -> str:
     for index, value in enumerate(node.outputs):
         if value.is_graph_output():
             return f"its output {value.name} is an output of the graph"
-        if index != output and value.uses():
+        if index != output and ir.use_count(value):
             return f"its output {index} is used as well"
-    users = node.outputs[output].uses()
-    if len(users) > 1 and len({use.node for use in users}) > 1:
-        return f"its output has {len(users)} consumers"
+    value = node.outputs[output]
+    if ir.use_count(value) > 1 and ir.only_user(value) is None:
+        return f"its output has {ir.use_count(value)} consumers"
     return ""
 
 

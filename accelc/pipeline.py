@@ -64,8 +64,10 @@ class Fixpoint(Pass):
             for index, each in enumerate(self.steps):
                 if quiet.get(index) == ctx.version:
                     continue
-                changed += execute(each, model, ctx)
-                quiet[index] = ctx.version
+                done = execute(each, model, ctx)
+                changed += done
+                if not done:
+                    quiet[index] = ctx.version
             total += changed
             if not changed or ctx.fuel.empty:
                 return PassResult(total)

@@ -14,13 +14,25 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from typing_extensions import Buffer
+
 from accelc.backend_base import Backend
+from accelc.context import fold
 from accelc.errors import PluginError, UsageError
 from accelc.pass_base import Pass
+
+
+class _Tidy(SourceFileLoader):
+    """Loads a file and leaves no compiled form of it beside it."""
+
+    def set_data(self, path: str, data: Buffer, *, _mode: int = 0o666) -> None:
+        pass
+
 
 GROUPS = {"pass": "accelc.passes", "backend": "accelc.backends"}
 
@@ -36,11 +48,6 @@ class Entry:
 
 _loaded: dict[str, dict[str, Entry]] = {"pass": {}, "backend": {}}
 _sources: dict[str, list[str]] = {}
-
-
-def fold(name: str) -> str:
-    """Names differ neither by case nor by `-` and `_`."""
-    return name.strip().lower().replace("_", "-")
 
 
 def entries(kind: str) -> dict[str, Entry]:
@@ -145,7 +152,7 @@ def _import(source: str) -> ModuleType:
             if not path.is_file():
                 raise PluginError("there is no such file", where=source)
             name = f"accelc_plugin_{path.stem}"
-            spec = importlib.util.spec_from_file_location(name, path)
+            spec = importlib.util.spec_from_file_location(name, path, loader=_Tidy(name, str(path)))
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -58,11 +58,9 @@ class Refused(Exception):
 
 
 class Driver:
-    """Applies rules. One driver may serve the rules of several passes, so that they reach one common fixpoint."""
+    """Applies rules."""
 
-    def __init__(self, rules: Sequence[Rule], owners: Mapping[str, str] | None = None) -> None:
-        """owners: the pass each rule belongs to, by the rule's name."""
-        self.owners = owners or {}
+    def __init__(self, rules: Sequence[Rule]) -> None:
         self.stats = {rule.name: RuleStats(rule.name, rule.source) for rule in rules}
         self._index: dict[tuple[str, str], list[tuple[Rule, tuple[Needs, ...]]]] = {}
         for rule in rules:
@@ -102,7 +100,7 @@ class Driver:
             where = ir.node_path(node)
             if scope.opset < patch.rule.opset:
                 raise_opset(scope, patch.rule, ctx, names)
-            ctx.spend(patch.rule.name, where, self.owners.get(patch.rule.name))
+            ctx.spend(patch.rule.name, where)
             self.stats[patch.rule.name].fired += 1
             fired += 1
             if fired > limit:
@@ -152,11 +150,11 @@ def propose(
             check(patch)
             return patch
         except Miss as miss:
-            _discard(match)
+            discard(match.op.nodes)
             if trace is not None:
                 trace.note(len(match.nodes) + 1, ir.node_path(root), str(miss))
         except Refused as refused:
-            _discard(match)
+            discard(match.op.nodes)
             stats.refused[str(refused)] = stats.refused.get(str(refused), 0) + 1
             if trace is not None:
                 trace.note(len(match.nodes) + 2, ir.node_path(root), f"the patch was refused: {refused}")
@@ -179,9 +177,9 @@ def raise_opset(scope: ir.Scope, rule: Rule, ctx: Context, names: ir.Names) -> N
     ctx.note(f"opset raised from {before} to {rule.opset} for {rule.name}")
 
 
-def _discard(match: Match) -> None:
+def discard(nodes: Iterable[ir.Node]) -> None:
     """Detach the nodes of a replacement that is not used, so that they do not count as consumers."""
-    for node in match.op.nodes:
+    for node in nodes:
         for index in range(len(node.inputs)):
             node.replace_input_with(index, None)
 
@@ -194,7 +192,7 @@ def check(patch: Patch) -> None:
     for index, old in enumerate(root.outputs):
         replacement = patch.values[index] if index < len(patch.values) else None
         if replacement is None:
-            if old.uses() or old.is_graph_output():
+            if ir.use_count(old) or old.is_graph_output():
                 raise Refused(f"output {index} is used but the rule gives nothing for it")
             continue
         if replacement in root.outputs:
@@ -249,7 +247,7 @@ def _place_weights(patch: Patch, scope: ir.Scope, names: ir.Names) -> None:
     for weight in patch.weights:
         tensor = weight.const_value
         assert tensor is not None
-        if not weight.uses() and weight not in patch.values:
+        if not ir.use_count(weight) and weight not in patch.values:
             continue
         if scope.in_function:
             weight.replace_all_uses_with(ir.new_constant(scope, names, str(weight.name), tensor, patch.root))
@@ -297,7 +295,7 @@ def remove_dead(nodes: Iterable[ir.Node]) -> list[ir.Node]:
     while stack:
         node = stack.pop()
         graph = node.graph
-        if not isinstance(graph, ir.Graph) or any(v.uses() or v.is_graph_output() for v in node.outputs):
+        if not isinstance(graph, ir.Graph) or any(ir.use_count(v) or v.is_graph_output() for v in node.outputs):
             continue
         sources = [value for value in node.inputs if value is not None]
         captured = [value for inner in ir.subgraphs(node) for value in ir.captured(inner)]
@@ -322,5 +320,6 @@ def remove_dead(nodes: Iterable[ir.Node]) -> list[ir.Node]:
 def drop_initializer(value: ir.Value) -> None:
     """Remove a weight nobody uses; one that is an input or output of its graph stays."""
     graph = value.graph
-    if isinstance(graph, ir.Graph) and not value.is_graph_input() and not value.is_graph_output() and not value.uses():
+    unused = not ir.use_count(value) and not value.is_graph_input() and not value.is_graph_output()
+    if isinstance(graph, ir.Graph) and unused:
         graph.initializers.pop(str(value.name), None)

@@ -24,7 +24,8 @@ class Source:
         self.path, self.imported = path, imported
         self.has_value_info = len(imported.proto.graph.value_info) > 0
         self._held = held
-        self._unused: onnx.ModelProto | None = imported.proto
+        # A model in memory belongs to the caller: only copies are handed out.
+        self._unused: onnx.ModelProto | None = imported.proto if held is None else None
 
     @classmethod
     def of(cls, model: ModelLike, base_dir: Path | None = None) -> Source:
@@ -49,6 +50,11 @@ class Source:
     def file_bytes(self) -> int:
         """Size of the model and of the external data it refers to."""
         return self.imported.bytes
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether the model is a file without data files."""
+        return self.path is not None and self.path.stat().st_size == self.file_bytes
 
     def proto(self) -> onnx.ModelProto:
         """The repaired proto, to keep: every call returns another one."""

@@ -21,11 +21,11 @@ from accelc import ir, structure
 from accelc.context import Context, Settings
 from accelc.infer import infer_model
 from accelc.pass_base import Pass, run_pass
-from accelc.pattern import Trace
 from accelc.plugins import find_backend
-from accelc.rewrite import Driver, RuleStats, propose
+from accelc.rewrite import Driver
 from accelc.rules import Rule
 from accelc.target import Target
+from accelc.why import explain
 
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Any]
@@ -93,18 +93,8 @@ def _apply(what: Rule | Pass, model: ir.Model, ctx: Context) -> int:
 def _why(what: Rule | Pass, graph: str, ctx: Context | None = None) -> str:
     if not isinstance(what, Rule):
         return ""
-    trace = explain(what, ir.parse(graph), ctx or context())
-    return f"{trace.where}: {trace.reason}"
-
-
-def explain(rule: Rule, model: ir.Model, ctx: Context) -> Trace:
-    """The closest a rule comes to firing anywhere in a model, and the reason why it stops there."""
-    infer_model(model)
-    trace = Trace()
-    for scope in ir.scopes(model):
-        for node in list(scope.graph):
-            propose(rule, node, scope, ctx, RuleStats(rule.name, rule.source), trace)
-    return trace
+    found = explain(what, ir.parse(graph), ctx or context())
+    return f"{found.where}: {found.reason}"
 
 
 def shape_of(model: ir.Model) -> Any:

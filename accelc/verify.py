@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from accelc import compare, streamed
@@ -25,7 +26,6 @@ from accelc.data import (
     find_feeds,
     infer_hints,
     load_data,
-    output_signature,
     signature,
     top1_accuracy,
     typical_feed,
@@ -73,7 +73,8 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Verdict:
-    """status: same, within budget, different, or skipped. reason: why it is different or was skipped.
+    """status: same, within budget, reported (the passes change the function on purpose), different, or skipped.
+    reason: why it is different or was skipped, and which outputs are random.
 
     quality: figures over all samples, when there are any. samples: how many were compared.
     """
@@ -100,7 +101,6 @@ class Reference:
     skipped: str = ""
     notes: tuple[str, ...] = ()
     load_error: str = ""
-    lies: frozenset[str] = frozenset()
     typical: Feed | None = None
 
     def fitting(self, specs: Sequence[InputSpec]) -> Reference:
@@ -132,7 +132,7 @@ class Verifier:
     def __post_init__(self) -> None:
         # Everything about the proto is read here: later a graph takes it over while another thread runs the original.
         proto = self.source.imported.proto
-        self._specs, self._declared = signature(proto), output_signature(proto)
+        self._specs = signature(proto)
         self._hints = self._make_hints(proto) if self.data_path is None else Hints()
         self._is_big = streamed.weight_bytes(proto) > streamed.STREAMING_THRESHOLD
 
@@ -229,13 +229,8 @@ class Verifier:
             unstable = compare.random_outputs(run, samples[0].feed.values)
         except AccelcError as error:
             return Reference(skipped=f"the original runs once but not twice: {error}")
-        lies = frozenset(
-            difference.output
-            for sample in samples
-            for difference in compare.contradicted_outputs(self._declared, sample.outputs)
-        )
         notes = data.notes if data is not None else ()
-        return Reference(tuple(samples), data, unstable, notes=notes, lies=lies, typical=typical)
+        return Reference(tuple(samples), data, unstable, notes=notes, typical=typical)
 
     def _make_hints(self, proto: onnx.ModelProto) -> Hints:
         """What the graph and the shapes the user fixed say about the inputs."""
@@ -288,16 +283,22 @@ class Verifier:
             return Verdict("different", failed, samples=len(actual), descriptions=descriptions)
         accuracy = self._accuracy(reference, [out for _, out in ordinary])
         verdict = partial(Verdict, quality=quality, accuracy=accuracy, samples=len(actual), descriptions=descriptions)
+        random = f"random, so not compared: {', '.join(sorted(left_out))}" if left_out else ""
+        if left_out and all(name in left_out for sample in reference.samples for name in sample.outputs):
+            return verdict("skipped", "every output is random")
+        for sample, outputs in zip(reference.samples, actual, strict=True):
+            if reason := _broken(sample, outputs):
+                return verdict("different", f"{reason} on {sample.feed}")
         if judge.changes_function:
-            return verdict("within budget")
+            return verdict("reported", "the passes change the function on purpose")
         if judge.max_drop is not None:
             over = _over_budget(quality, accuracy, judge.max_drop)
-            return verdict("different", over) if over else verdict("within budget")
+            return verdict("different", over) if over else verdict("within budget", random)
         for sample, outputs in zip(reference.samples, actual, strict=True):
             reason = _difference(sample, outputs, judge.exact, left_out)
             if reason:
                 return verdict("different", f"{reason} on {sample.feed}")
-        return verdict("same")
+        return verdict("same", random)
 
     @staticmethod
     def _quality(
@@ -335,6 +336,21 @@ def _quickly(run: Run, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
         raise
 
 
+def _broken(sample: Sample, outputs: Mapping[str, Any]) -> str:
+    """What no budget excuses: not running, another type or shape, NaN or Inf where the original has numbers."""
+    if sample.outputs and not outputs:
+        return "the result does not run where the original does"
+    for name, expected in sample.outputs.items():
+        actual = outputs.get(name)
+        if not isinstance(expected, np.ndarray) or not isinstance(actual, np.ndarray):
+            continue
+        if (expected.dtype, expected.shape) != (actual.dtype, actual.shape):
+            return f"{name}: {actual.dtype}{list(actual.shape)} instead of {expected.dtype}{list(expected.shape)}"
+        if expected.dtype.kind == "f" and not sample.feed.edge and (np.isfinite(expected) & ~np.isfinite(actual)).any():
+            return f"{name}: NaN or Inf where the original has numbers"
+    return ""
+
+
 def _fits(feed: Feed, spec: InputSpec) -> bool:
     shape = getattr(feed.values.get(spec.name), "shape", None)
     if spec.shape is None or shape is None or len(shape) != len(spec.shape):
@@ -360,8 +376,6 @@ def _over_budget(quality: compare.Quality | None, accuracy: Accuracy | None, max
 
 def _difference(sample: Sample, outputs: Mapping[str, Any], exact: bool, left_out: frozenset[str]) -> str:
     """The first difference of one sample, or an empty text. Edge inputs count where the original's output is finite."""
-    if sample.feed.edge and not outputs:
-        return "the result does not run where the original does"
     tolerance = compare.EXACT if exact else (EDGE if sample.feed.edge else compare.DEFAULT)
     for name, expected in sample.outputs.items():
         if name in left_out:

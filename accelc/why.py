@@ -8,7 +8,7 @@ from accelc import ir
 from accelc.context import Context
 from accelc.infer import infer_model
 from accelc.pattern import Trace
-from accelc.rewrite import RuleStats, propose
+from accelc.rewrite import RuleStats, discard, propose
 from accelc.rules import Rule
 
 
@@ -36,7 +36,5 @@ def explain(rule: Rule, model: ir.Model, ctx: Context) -> Why:
             patch = propose(rule, node, scope, ctx, RuleStats(rule.name, rule.source), trace)
             if patch is not None:
                 fires.append(ir.node_path(node))
-                for made in patch.nodes:  # not applied, so that they must not count as consumers
-                    for index in range(len(made.inputs)):
-                        made.replace_input_with(index, None)
+                discard(patch.nodes)
     return Why(roots, tuple(fires), trace.where, trace.reason, max(trace.depth, 0))

@@ -30,7 +30,7 @@ def rounded(m: Match, array: Array, like: Array) -> Array:
 
 def require_own(m: Match, name: str) -> None:
     """A miss where a weight has other consumers: changing it would store it twice."""
-    m.require(len(getattr(m, name).uses()) == 1, f"the weight {name} is used elsewhere too")
+    m.require(ir.use_count(getattr(m, name)) == 1, f"the weight {name} is used elsewhere too")
 
 
 def require_no_growth(m: Match, new: Array, *replaced: str) -> None:
@@ -38,7 +38,7 @@ def require_no_growth(m: Match, new: Array, *replaced: str) -> None:
     freed = 0
     for name in replaced:
         value = m[name]
-        if value is not None and len(value.uses()) == 1 and (tensor := ir.const_tensor(value)) is not None:
+        if value is not None and ir.use_count(value) == 1 and (tensor := ir.const_tensor(value)) is not None:
             freed += tensor.nbytes
     m.require(new.nbytes <= freed + NODE_BYTES, "the combined weight would make the file larger")
 

@@ -10,6 +10,7 @@ import numpy as np
 from accelc import ir
 from accelc.guards import dtype_in, opset_at_least
 from accelc.pass_base import RulePass
+from accelc.passes.forms import clip, clip_limits
 from accelc.pattern import AnyOf, Const, Maybe, Op, Ops, Scalar, Term, Var
 from accelc.rules import Guard, Law, Match, rule, rules_of
 
@@ -25,15 +26,6 @@ def _kernel(op_type: str) -> Guard:
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
-
-
-def _clip(m: Match, x: ir.Value, low: Any, high: Any) -> Any:
-    """Clip between two numbers, None for no limit, in the form of the model's opset."""
-    if m.opset < 11:
-        return m.op.Clip(x, min=None if low is None else float(low), max=None if high is None else float(high))
-    kind = m.dtype("x").numpy()
-    limits = [None if each is None else np.asarray(each, kind) for each in (low, high)]
-    return m.op.Clip(x, *limits)
 
 
 def _limit(m: Match, name: str) -> Any:
@@ -52,7 +44,7 @@ def min_max(op: Ops, x: Var, low: Scalar, high: Scalar) -> Law:
     def after(m: Match) -> Any:
         low_, high_ = _limit(m, "low"), _limit(m, "high")
         m.require(low_ <= high_, "the limits cross")
-        return _clip(m, m.x, low_, high_)
+        return clip(m, m.x, low_, high_)
 
     return [op.Min(op.Max(x, low), high), op.Max(op.Min(x, high), low)], after, _kernel("Clip")
 
@@ -64,36 +56,23 @@ def relu_min(op: Ops, x: Var, high: Scalar) -> Law:
     def after(m: Match) -> Any:
         high_ = _limit(m, "high")
         m.require(high_ >= 0, "the limits cross")
-        return _clip(m, m.x, 0, high_)
+        return clip(m, m.x, 0, high_)
 
     return [op.Min(op.Relu(x), high), op.Relu(op.Min(x, high))], after, _kernel("Clip")
 
 
-def _clips(op: Ops, x: Term, low: Maybe, high: Maybe) -> tuple[Op, Op]:
-    """Clip with its limits as inputs, and as attributes (up to opset 10)."""
-    return op.Clip(x, low, high, _as="clip"), op.Clip(x, min=..., max=..., _as="clip")
-
-
-def _limits(m: Match) -> tuple[Any, Any]:
-    """The limits of the labelled Clip as numbers, None where there is none."""
-    node = m.node("clip")
-    if m.opset < 11:
-        return ir.attribute(node, "min"), ir.attribute(node, "max")
-    low, high = (None if m[name] is None else m.const(name).reshape(())[()] for name in ("low", "high"))
-    return low, high
-
-
 @rule(exact=False)
-def clip_relu(op: Ops, x: Var, low: Maybe, high: Maybe) -> Law:
+def clip_relu(op: Ops, x: Var) -> Law:
     """Relu(Clip(x, low, high)) == Clip(Relu(x), low, high) == Clip(x, max(low, 0), high)     high >= 0"""
 
     def after(m: Match) -> Any:
-        low_, high_ = _limits(m)
-        m.require(high_ is None or high_ >= 0, "the limits cross")
-        m.require(low_ is None or low_ == low_, "a limit is not a number")
-        return _clip(m, m.x, 0 if low_ is None or not low_ > 0 else low_, high_)
+        low, high = clip_limits(m, m.node("clip"))
+        m.require(high is None or high >= 0, "the limits cross")
+        m.require(low is None or low == low, "a limit is not a number")
+        return clip(m, m.x, low if low is not None and low > 0 else 0, high)
 
-    return [op.Relu(op.any_of(*_clips(op, x, low, high))), *_clips(op, op.Relu(x), low, high)], after, _kernel("Clip")
+    forms = [op.Relu(op.Clip(x, ..., _as="clip", _any=True)), op.Clip(op.Relu(x), ..., _as="clip", _any=True)]
+    return forms, after, _kernel("Clip")
 
 
 @rule(exact=False)

@@ -10,7 +10,7 @@ import numpy as np
 from accelc import ir
 from accelc.guards import FLOATS, INTEGERS, dtype_in
 from accelc.pass_base import RulePass
-from accelc.passes.forms import all_equal, fits, input_of, once
+from accelc.passes.forms import all_equal, clip, clip_limits, fits, once
 from accelc.pattern import Const, Ops, Var
 from accelc.rules import Law, Match, rule, rules_of
 
@@ -212,29 +212,12 @@ def sum_of_two(op: Ops, x: Var, y: Var) -> Law:
 
 def _bounds(m: Match, node: ir.Node) -> tuple[Array | None, Array | None]:
     """The lower and upper bound of a Clip, None where absent. A miss where one is variable, not finite or -0.0."""
-    found: list[Array | None] = []
-    for at, name in ((1, "min"), (2, "max")):
-        value, attr = input_of(node, at), ir.attribute(node, name)
-        if value is None and attr is None:
-            found.append(None)
-            continue
-        array = ir.const(value) if value is not None else np.array(attr, np.float32)
-        if array is None or array.size != 1:
-            m.fail(f"{name} is not a constant scalar")
-        array = array.reshape(())
-        m.require(array.dtype.kind in "iu" or np.isfinite(array), f"{name} is not finite")
-        m.require(array != 0 or array.dtype.kind in "iu" or not np.signbit(array), f"{name} is -0.0")
-        found.append(array)
-    return found[0], found[1]
-
-
-def _clip(m: Match, x: ir.Value, low: Array | None, high: Array | None) -> ir.Value:
-    """Clip in the form of the model's opset."""
-    if m.opset >= 11:
-        made: ir.Value = m.op.Clip(x, low, high)
-    else:
-        made = m.op.Clip(x, min=None if low is None else float(low), max=None if high is None else float(high))
-    return made
+    limits = clip_limits(m, node)
+    for array, name in zip(limits, ("min", "max"), strict=True):
+        if array is not None and array.dtype.kind not in "iu":
+            m.require(np.isfinite(array), f"{name} is not finite")
+            m.require(array != 0 or not np.signbit(array), f"{name} is -0.0")
+    return limits
 
 
 def _largest(low: Array | None, high: Array | None) -> Array | None:
@@ -263,7 +246,7 @@ def clip_of_relu(op: Ops, x: Var) -> Law:
         low, high = _bounds(m, m.root)
         m.require(m.opset >= 12 or m.dtype("x") in FLOATS, "an old Clip takes floats only")
         zero = np.zeros((), np.float32 if m.opset < 11 else m.dtype("x").numpy())
-        return _clip(m, m.x, _largest(low, zero), high)
+        return clip(m, m.x, _largest(low, zero), high)
 
     return op.Clip(op.Relu(x), ..., _any=True), after
 
@@ -283,7 +266,7 @@ def clip_of_clip(op: Ops, x: Var) -> Law:
         m.require((a is None) == (c is None) and (b is None) == (d is None), "one is bounded where the other is not")
         low, high = _largest(a, c), _smallest(b, d)
         m.require(low is None or high is None or low <= high, "the ranges do not overlap")
-        return _clip(m, m.x, low, high)
+        return clip(m, m.x, low, high)
 
     return op.Clip(op.Clip(x, ..., _as="inner", _any=True), ..., _any=True), after
 

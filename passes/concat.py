@@ -34,11 +34,43 @@ def _values(m: Match) -> list[ir.Value]:
     return [value_in(m, m.root, index) for index in range(len(m.root.inputs))]
 
 
+def _rank(node: ir.Node) -> int | None:
+    ranks = (rank_of(value) for value in [*node.outputs, *node.inputs])
+    return next((rank for rank in ranks if rank is not None), None)
+
+
 def _axis(m: Match, node: ir.Node) -> int:
     """The axis of a Concat, counted from the front."""
-    ranks = (rank_of(value) for value in [*node.outputs, *node.inputs])
-    rank = next((rank for rank in ranks if rank is not None), None)
-    return normal_axes(m, [int(ir.attribute(node, "axis", 1))], rank)[0]
+    return normal_axes(m, [int(ir.attribute(node, "axis", 1))], _rank(node))[0]
+
+
+def _joins_along(node: ir.Node, axis: int) -> bool:
+    """Whether a node surely is a Concat along this axis, counted from the front."""
+    if node.domain or node.op_type != "Concat" or any(attr.is_ref() for attr in node.attributes.values()):
+        return False
+    given, rank = int(ir.attribute(node, "axis", 1)), _rank(node)
+    return given == axis or (rank is not None and given + rank == axis)
+
+
+def _flat(root: ir.Node, axis: int) -> list[ir.Value]:
+    """The inputs of a Concat, in place of each Concat along the same axis that only it uses the inputs of that one."""
+    parts: list[ir.Value] = []
+    stack = [value for value in reversed(root.inputs) if value is not None]
+    while stack:
+        value = stack.pop()
+        inner = value.producer()
+        if inner is not None and inner.graph is root.graph and once(value) and _joins_along(inner, axis):
+            stack += [each for each in reversed(inner.inputs) if each is not None]
+        else:
+            parts.append(value)
+    return parts
+
+
+def _flows_on(root: ir.Node, axis: int) -> bool:
+    """Whether a Concat along the same axis will take the parts of this one."""
+    out = root.outputs[0]
+    user = ir.only_user(out) if once(out) else None
+    return user is not None and user.graph is root.graph and _joins_along(user, axis)
 
 
 def _concat(m: Match, parts: Sequence[ir.Value], axis: int) -> ir.Value:
@@ -54,18 +86,13 @@ def concat_of_one(op: Ops, x: Var) -> Law:
 
 @rule()
 def concat_of_concat(op: Ops) -> Law:
-    """Concat(x, Concat(y, z), w) == Concat(x, y, z, w) along one axis"""
+    """Concat(x, Concat(y, z), w) == Concat(x, y, z, w) along one axis, however deep"""
 
     def after(m: Match) -> ir.Value:
         axis = _axis(m, m.root)
-        parts: list[ir.Value] = []
-        for value in _values(m):
-            inner = producer(m, value, "Concat")
-            if inner is not None and once(value) and _axis(m, inner) == axis:
-                parts += [value_in(m, inner, index) for index in range(len(inner.inputs))]
-            else:
-                parts.append(value)
-        m.require(len(parts) > len(m.root.inputs), "no input is a Concat along the same axis that only this one uses")
+        m.require(not _flows_on(m.root, axis), "the Concat that uses it takes its parts as well")
+        parts = _flat(m.root, axis)
+        m.require(parts != list(m.root.inputs), "no input is a Concat along the same axis that only this one uses")
         return _concat(m, parts, axis)
 
     return op.Concat(..., axis=...), after

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from accelc import ir
 from accelc.context import Context
 from accelc.pass_base import Pass, PassResult
-from accelc.passes.splice import may, set_constant
+from accelc.passes.splice import set_constant
 from accelc.rewrite import remove_dead
 
 
@@ -21,6 +21,10 @@ class Constants(Pass):
 
     name = "constants"
 
+    @classmethod
+    def rule_names(cls) -> tuple[str, ...]:
+        return ("lift_constant",)
+
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         names, changes = ir.names(model), 0
         for scope in ir.scopes(model):
@@ -29,7 +33,7 @@ class Constants(Pass):
             for node in [node for node in scope.graph if node.op_type == "Constant" and node.domain == ""]:
                 value = node.outputs[0]
                 tensor = ir.const_tensor(value)
-                if tensor is None or value.is_graph_output() or not may(ctx, "lift_constant", ir.node_path(node)):
+                if tensor is None or value.is_graph_output() or not ctx.spend("lift_constant", ir.node_path(node)):
                     continue
                 if value.uses():
                     set_constant(value, tensor, scope, names)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from accelc import ir
 from accelc.context import Context
 from accelc.pass_base import Pass, PassResult
-from accelc.passes.splice import can_substitute, is_used, may, substitute
+from accelc.passes.splice import can_substitute, is_used, substitute
 from accelc.rewrite import drop_initializer, remove_dead
 
 
@@ -21,6 +21,10 @@ class ControlFlow(Pass):
     """
 
     name = "control-flow"
+
+    @classmethod
+    def rule_names(cls) -> tuple[str, ...]:
+        return ("constant_if", "loop_without_trips")
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         names = ir.names(model)
@@ -39,14 +43,14 @@ def _graph(scope: ir.Scope, names: ir.Names, ctx: Context) -> int:
         if node.graph is not scope.graph:
             continue
         if node.domain == "" and node.op_type == "If" and (branch := _taken(node)) is not None:
-            if _can_replace(node, branch.outputs, scope) and may(ctx, "constant_if", ir.node_path(node)):
+            if _can_replace(node, branch.outputs, scope) and ctx.spend("constant_if", ir.node_path(node)):
                 moved = _replace_if(node, branch, scope, names)
                 queue.extend(each for each in moved if any(True for _ in ir.subgraphs(each)))
                 changes += 1
                 continue
         elif node.domain == "" and node.op_type == "Loop" and _never_runs(node):
             carried = node.inputs[2:]
-            if _can_replace(node, carried, scope) and may(ctx, "loop_without_trips", ir.node_path(node)):
+            if _can_replace(node, carried, scope) and ctx.spend("loop_without_trips", ir.node_path(node)):
                 for old, new in zip(node.outputs, carried, strict=False):
                     if new is not None:
                         substitute(old, new, names)

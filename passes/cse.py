@@ -12,7 +12,6 @@ from accelc import ir
 from accelc.context import Context
 from accelc.pass_base import Pass, PassResult
 from accelc.passes.purity import Purity
-from accelc.passes.splice import may
 from accelc.rewrite import replace_value
 
 _SMALL = 256
@@ -28,6 +27,10 @@ class Cse(Pass):
     """
 
     name = "cse"
+
+    @classmethod
+    def rule_names(cls) -> tuple[str, ...]:
+        return ("same_expression",)
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         purity = Purity(model)
@@ -59,7 +62,7 @@ class _Walk:
             first = next((found for table in visible if (found := table.get(key)) is not None), None)
             if first is None:
                 seen[key] = node
-            elif _mergeable(first, node) and may(self._ctx, "same_expression", ir.node_path(node)):
+            elif _mergeable(first, node) and self._ctx.spend("same_expression", ir.node_path(node)):
                 _merge(first, node)
                 merged += 1
         return merged

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from accelc import ir
 from accelc.context import Context
 from accelc.pass_base import Pass, PassResult
-from accelc.passes.splice import is_used, may
+from accelc.passes.splice import is_used
 
 _OPTIONAL_OUTPUTS = {
     ("", "Dropout"): 1,
@@ -34,6 +34,10 @@ class Dce(Pass):
 
     name = "dce"
 
+    @classmethod
+    def rule_names(cls) -> tuple[str, ...]:
+        return ("dead_node", "unused_output", "dead_weight", "dead_function", "unused_import")
+
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         nodes = _nodes(model.graph, ctx)
         functions = _functions(model, ctx)
@@ -55,7 +59,7 @@ def _nodes(graph: ir.Graph, ctx: Context) -> int:
         inner = list(ir.subgraphs(node))
         if any(is_used(value) for value in node.outputs):
             removed += sum(_nodes(each, ctx) for each in inner)
-        elif may(ctx, "dead_node", ir.node_path(node)):
+        elif ctx.spend("dead_node", ir.node_path(node)):
             graph.remove(node, safe=True)
             for each in inner:
                 ir.detach(each)
@@ -69,7 +73,7 @@ def _outputs(node: ir.Node, ctx: Context) -> int:
     count = len(node.outputs)
     while count > least and not is_used(node.outputs[count - 1]):
         count -= 1
-    if count == len(node.outputs) or not may(ctx, "unused_output", ir.node_path(node)):
+    if count == len(node.outputs) or not ctx.spend("unused_output", ir.node_path(node)):
         return 0
     node.resize_outputs(count)
     return 1
@@ -78,7 +82,7 @@ def _outputs(node: ir.Node, ctx: Context) -> int:
 def _weights(graph: ir.Graph, ctx: Context) -> int:
     removed = 0
     for name, value in list(graph.initializers.items()):
-        if is_used(value) or value.is_graph_input() or not may(ctx, "dead_weight", f"weight {name}"):
+        if is_used(value) or value.is_graph_input() or not ctx.spend("dead_weight", f"weight {name}"):
             continue
         del graph.initializers[name]
         removed += 1
@@ -98,7 +102,7 @@ def _functions(model: ir.Model, ctx: Context) -> int:
                     graphs.append(model.functions[key].graph)
     removed = 0
     for key in [key for key in model.functions if key not in called]:
-        if may(ctx, "dead_function", f"function {key[0]}.{key[1]}"):
+        if ctx.spend("dead_function", f"function {key[0]}.{key[1]}"):
             del model.functions[key]
             removed += 1
     return removed
@@ -108,7 +112,7 @@ def _imports(model: ir.Model, ctx: Context) -> int:
     used = {node.domain for node in ir.walk(model)} | {key[0] for key in model.functions}
     removed = 0
     for domain in [domain for domain in model.graph.opset_imports if domain and domain not in used]:
-        if may(ctx, "unused_import", f"the opset import of {domain}"):
+        if ctx.spend("unused_import", f"the opset import of {domain}"):
             del model.graph.opset_imports[domain]
             removed += 1
     return removed

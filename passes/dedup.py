@@ -14,7 +14,6 @@ import numpy as np
 from accelc import ir
 from accelc.context import Context
 from accelc.pass_base import Pass, PassResult
-from accelc.passes.splice import may
 
 _SMALL = 4096
 """Tensors up to this many bytes are compared by their bytes, larger ones by a hash of them."""
@@ -34,6 +33,10 @@ class Dedup(Pass):
 
     name = "dedup"
 
+    @classmethod
+    def rule_names(cls) -> tuple[str, ...]:
+        return ("same_weight",)
+
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         roots = (model.graph, *(function.graph for function in model.functions.values()))
         weights = [weight for root in roots for weight in _weights(root, ())]
@@ -45,7 +48,7 @@ class Dedup(Pass):
                 first = next((kept[graph] for graph in each.path if graph in kept), None)
                 if first is None:
                     kept[each.path[-1]] = each.value
-                elif may(ctx, "same_weight", f"weight {each.value.name}"):
+                elif ctx.spend("same_weight", f"weight {each.value.name}"):
                     saved += each.nbytes
                     each.value.replace_all_uses_with(first)
                     del each.path[-1].initializers[str(each.value.name)]

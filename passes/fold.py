@@ -11,7 +11,7 @@ from accelc.passes.fold_plan import Admission, Limits, candidates, choose, rule_
 from accelc.passes.fold_run import Budget, Evaluator
 from accelc.passes.fold_size import Facts
 from accelc.passes.purity import Purity
-from accelc.passes.splice import may, remove_unused, set_constant
+from accelc.passes.splice import remove_unused, set_constant
 
 _MOST_TRIES = 20
 _SHOWN = 3
@@ -35,6 +35,10 @@ class Fold(Pass):
     total_bytes: int = 512 << 20
     spare_bytes: int = 64 << 10
     seconds: float = 10.0
+
+    @classmethod
+    def rule_names(cls) -> tuple[str, ...]:
+        return ("fold_*",)
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         purity, budget = Purity(model), Budget(self.seconds)
@@ -67,7 +71,7 @@ class Fold(Pass):
         _report(evaluator, ctx)
         names, count = ir.names(model), 0
         for node, values in ends.items():
-            if may(ctx, rule_of(node), ir.node_path(node)):
+            if ctx.spend(rule_of(node), ir.node_path(node)):
                 for value in values:
                     set_constant(value, facts.data[value], found[node], names)
                 count += 1

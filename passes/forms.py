@@ -15,6 +15,8 @@ from accelc import ir
 from accelc.pattern import shared_reason
 from accelc.rules import Guard, Match
 
+Array = np.ndarray[Any, Any]
+
 INF = 2**63 - 1
 """The end of a slice that reaches the end of the axis, however long it is."""
 _INT_MAX = 2**31 - 1
@@ -180,7 +182,35 @@ def producer(m: Match, value: ir.Value | None, *op_types: str, single: bool = Tr
     return None if single and shared_reason(node) else node
 
 
+def clip_limits(m: Match, node: ir.Node) -> tuple[Array | None, Array | None]:
+    """The lower and upper limit of a Clip as scalars, None where absent; a miss where one is variable."""
+    found: list[Array | None] = []
+    for at, name in ((1, "min"), (2, "max")):
+        value, attr = input_of(node, at), ir.attribute(node, name)
+        if value is None and attr is None:
+            found.append(None)
+            continue
+        array = ir.const(value) if value is not None else np.array(attr, np.float32)
+        if array is None or array.size != 1:
+            m.fail(f"{name} is not a constant scalar")
+        found.append(array.reshape(()))
+    return found[0], found[1]
+
+
 # --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def clip(m: Match, x: ir.Value, low: Array | float | None, high: Array | float | None) -> ir.Value:
+    """Clip between two numbers, None for no limit. x: of known type."""
+    if m.opset < 11:
+        made: ir.Value = m.op.Clip(
+            x, min=None if low is None else float(low), max=None if high is None else float(high)
+        )
+    else:
+        m.require(x.dtype is not None, "the type is unknown")
+        kind = ir.DataType(x.dtype).numpy()
+        made = m.op.Clip(x, *(None if each is None else np.asarray(each, kind) for each in (low, high)))
+    return made
 
 
 def squeeze(m: Match, x: ir.Value, axes: Sequence[int]) -> ir.Value:
@@ -327,4 +357,4 @@ def known_size(dims: Sequence[ir.Dim]) -> int | None:
 
 def once(value: ir.Value) -> bool:
     """Whether a value has exactly one use, and is not an output."""
-    return len(value.uses()) == 1 and not value.is_graph_output()
+    return ir.use_count(value) == 1 and not value.is_graph_output()

@@ -12,7 +12,7 @@ from accelc import ir
 from accelc.context import Context
 from accelc.infer import infer_nodes
 from accelc.pass_base import Pass, PassResult
-from accelc.passes.splice import Cloner, can_substitute, is_used, may, substitute
+from accelc.passes.splice import Cloner, can_substitute, is_used, substitute
 from accelc.rewrite import remove_dead
 
 _Key = tuple[str, str, str]
@@ -30,6 +30,10 @@ class Inline(Pass):
 
     name = "inline"
     growth: int = 0
+
+    @classmethod
+    def rule_names(cls) -> tuple[str, ...]:
+        return ("inline_call",)
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         if not model.functions:
@@ -154,7 +158,7 @@ def _same_meaning(node: ir.Node, version: int, other: int) -> bool:
 
 def _replace(function: ir.Function, scope: ir.Scope, call: ir.Node, names: ir.Names, ctx: Context) -> bool:
     """Put a copy of the body in place of a call."""
-    if not isinstance(call.graph, ir.Graph) or not may(ctx, "inline_call", ir.node_path(call)):
+    if not isinstance(call.graph, ir.Graph) or not ctx.spend("inline_call", ir.node_path(call)):
         return False
     attributes = {name: attr for name, attr in function.attributes.items() if attr.value is not None}
     absent = [None] * (len(function.inputs) - len(call.inputs))

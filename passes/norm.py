@@ -103,7 +103,7 @@ def _parameter(m: Match, name: str, sizes: tuple[int, ...]) -> Any:
         return value
     m.require(math.prod(d for d in shape if isinstance(d, int)) == math.prod(sizes), f"{name} does not fit")
     m.require(shape[len(shape) - len(sizes) :] == sizes and len(shape) <= len(m.dims("x")), f"{name} does not fit")
-    m.require(len(value.uses()) == 1, f"the weight {name} is used elsewhere too")
+    m.require(ir.use_count(value) == 1, f"the weight {name} is used elsewhere too")
     return m.const(name).reshape(sizes)
 
 

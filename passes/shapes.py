@@ -44,6 +44,10 @@ class Shapes(Pass):
 
     name: ClassVar[str] = "shapes"
 
+    @classmethod
+    def rule_names(cls) -> tuple[str, ...]:
+        return tuple(_LAWS)
+
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         facts = ctx.analysis(symbolic.values, model)
         if not facts.shapes:
@@ -91,7 +95,7 @@ class _Work:
 
     def spend(self, rule: str, node: ir.Node) -> bool:
         """Account for a change; False where it must not be made."""
-        if self.ctx.disabled(rule) or not self.ctx.spend(rule, ir.node_path(node)):
+        if not self.ctx.spend(rule, ir.node_path(node)):
             return False
         self.stats[rule].fired += 1
         return True

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from accelc import ir
-from accelc.context import Context
 from accelc.rewrite import drop_initializer, replace_value
-
-
-def may(ctx: Context, rule: str, where: str) -> bool:
-    """Whether a change may be made now: its rule is not switched off and there is fuel for it, which is then spent."""
-    return not ctx.disabled(rule) and ctx.spend(rule, where)
 
 
 def can_substitute(old: ir.Value, new: ir.Value, opset: int) -> bool:

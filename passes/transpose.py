@@ -37,10 +37,6 @@ _PLACELESS = (
 _MAX_CHAIN = 16
 
 
-def _inverse(perm: Sequence[int]) -> list[int]:
-    return [int(each) for each in np.argsort(perm)]
-
-
 def _then(first: Sequence[int], second: Sequence[int]) -> list[int]:
     """The one permutation that does what two do after each other."""
     return [first[each] for each in second]
@@ -144,8 +140,8 @@ def _same_transposes(m: Match, values: Sequence[ir.Value | None]) -> Iterator[tu
         node = producer(m, value, "Transpose", single=False)
         if node is None:
             m.fail("not every input is transposed")
-        users = {use.node for use in node.outputs[0].uses()}
-        m.require(users == {m.root} and not node.outputs[0].is_graph_output(), "a transposed input is used elsewhere")
+        own = ir.only_user(node.outputs[0]) is m.root and not node.outputs[0].is_graph_output()
+        m.require(own, "a transposed input is used elsewhere")
         yield node, perm_of(m, node)
     m.require(len(set(values)) > 1, "there is one Transpose only")
 

@@ -171,19 +171,10 @@ def _known(names: Sequence[str]) -> list[str]:
     """Names of passes and rules as they are written, from what the user typed. Raises UsageError for an unknown one."""
     if not names:
         return []
-    from accelc.catalog import all_passes, suggest
-    from accelc.plugins import fold
+    from accelc.catalog import all_passes, written
 
     passes = all_passes()
-    known = {fold(each.name): each.name for each in passes}
-    known |= {fold(rule.name): rule.name for each in passes for rule in each.rules}
-    found = []
-    for name in (part.strip() for text in names for part in text.split(",")):
-        if fold(name) not in known:
-            hint = suggest(fold(name), known, "accelc passes and accelc rules list them")
-            raise UsageError(f"there is no pass or rule named {name!r}", hint=hint)
-        found.append(known[fold(name)])
-    return found
+    return [written(part.strip(), passes) for text in names for part in text.split(",")]
 
 
 def _rule(name: str | None) -> Any:

@@ -244,6 +244,9 @@ def numbers(verdict: Verdict, *, of: str = "the original") -> list[Text]:
         if quality is None or quality.relative_error == 0:
             return [Text(f"equal to those of {of} {on}", style=_GOOD)]
         return [Text(f"equal to those of {of} up to rounding ({quality.relative_error:.1e}) {on}", style=_GOOD)]
+    if verdict.status == "reported":
+        lines = [Text(f"changed on purpose, so only reported, {on}", style=_CAUTION)]
+        return [*lines, Text(str(quality))] if quality is not None else lines
     if verdict.status == "within budget":
         lines = [Text(f"inside the quality budget {on}", style=_GOOD)]
         return [*lines, Text(str(quality))] if quality is not None else lines

@@ -40,6 +40,16 @@ def use_count(value: Value) -> int:
     return len(value._uses)
 
 
+def only_user(value: Value) -> Node | None:
+    """The node that uses a value, once or more, when no other does. It costs little however many there are."""
+    found: Node | None = None
+    for use in value._uses:
+        if found is not None and use.node is not found:
+            return None
+        found = use.node
+    return found
+
+
 def is_overridable(value: Value) -> bool:
     """Whether a caller may replace this initializer when running the model: it is an input with a default."""
     return value.is_graph_input() and value.is_initializer()

@@ -106,7 +106,7 @@ def test_an_instrument_may_hold_a_pass_back() -> None:
 
 def test_a_failure_is_seen_and_names_the_pass() -> None:
     diary = Diary()
-    with pytest.raises(PassError, match=r"^pass broken: it broke$"):
+    with pytest.raises(PassError, match=r"^pass broken: ValueError: it broke$"):
         run_pass(Broken(), ir.parse(SOURCE), context(diary))
     assert diary.lines == ["ask broken", "before broken", "failed broken: it broke"]
 

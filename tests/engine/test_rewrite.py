@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from accelc import ir, structure
 from accelc.context import Context, Fuel, Settings
 from accelc.errors import RuleError
 from accelc.infer import infer_model
+from accelc.pass_base import RulePass, run_pass
 from accelc.pattern import Const, Ops, Trace, Var
 from accelc.rewrite import Driver, RuleStats, drop_initializer, propose, remove_dead, replace_value
 from accelc.rules import Law, rule
 from accelc.target import Target
-from accelc.testing import context, explain, run
+from accelc.testing import context, run
+from accelc.why import explain
 
 
 @rule()
@@ -109,9 +112,16 @@ def test_rules_are_tried_in_their_order() -> None:
         assert driver.stats[order[1].name].tried == 0
 
 
-def test_owners_name_the_pass_of_each_change() -> None:
+def test_a_record_names_pass_rule_and_node() -> None:
+    @dataclass(frozen=True)
+    class Tidy(RulePass):
+        """Tidy."""
+
+        name = "tidy"
+        rules = (identity,)
+
     ctx = context()
-    Driver([identity], {"identity": "tidy"}).run(load("(float a) => (float r) { i = Identity(a) r = Abs(i) }"), ctx)
+    run_pass(Tidy(), load("(float a) => (float r) { i = Identity(a) r = Abs(i) }"), ctx)
     (record,) = ctx.fuel.records
     assert (record.pass_name, record.rule, record.index) == ("tidy", "identity", 1)
     assert "Identity" in record.node

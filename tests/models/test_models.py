@@ -51,7 +51,9 @@ def rows(data: dict[str, np.ndarray]) -> set[bytes]:
 
 
 def test_index_names_the_models_that_are_there() -> None:
-    assert NAMES == sorted(path.stem for path in MODELS.glob("*.onnx")) == sorted(UNFUSED) == sorted(INPUTS)
+    # A further dot is in the names that `accelc optimize` gives its results.
+    there = sorted(path.stem for path in MODELS.glob("*.onnx") if "." not in path.stem)
+    assert NAMES == there == sorted(UNFUSED) == sorted(INPUTS)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -148,13 +148,11 @@ def test_metadata_describes_the_mask() -> None:
     pruned(model, sparsity=0.75)
     entry = json.loads(model.metadata_props[METADATA])
     assert (entry["method"], entry["sparsity"], entry["scope"], entry["seed"]) == ("magnitude", 0.75, "layer", 0)
-    assert [each["name"] for each in entry["weights"]] == ["conv", "gemm", "matmul"]
-    for each in entry["weights"]:
-        array = weight(model, each["name"])
-        assert each["shape"] == list(array.shape)
-        assert each["zeros"] == np.count_nonzero(array == 0)
-        assert each["sparsity"] == pytest.approx(each["zeros"] / array.size, abs=1e-6)
-        assert each["mask_sha256"] == hashlib.sha256(np.packbits(array != 0).tobytes()).hexdigest()
+    assert list(entry["weights"]) == ["conv", "gemm", "matmul"]
+    for name, (zeros, mask) in entry["weights"].items():
+        array = weight(model, name)
+        assert zeros == np.count_nonzero(array == 0)
+        assert mask == hashlib.sha256(np.packbits(array != 0).tobytes()).hexdigest()[:16]
     assert model.metadata_props["author"] == "someone"
     pruned(model, sparsity=0.9)
     assert json.loads(model.metadata_props[f"{METADATA}.2"])["sparsity"] == 0.9
@@ -166,6 +164,7 @@ def test_the_file_does_not_grow_but_for_the_metadata() -> None:
     before = ir.to_proto(model).ByteSize()
     pruned(model)
     after = ir.to_proto(model)
+    assert after.ByteSize() - before <= 100 + 3 * (len("matmul") + 40)
     del after.metadata_props[:]
     assert after.ByteSize() <= before
 
