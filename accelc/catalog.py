@@ -77,7 +77,7 @@ def one_rule(name: str) -> tuple[Rule, PassInfo]:
 
 
 def written(name: str, passes: Sequence[PassInfo]) -> str:
-    """The name of a pass or rule as it is written, whatever its case, `-` and `_`. Raises UsageError for an unknown one."""
+    """The name of a pass or rule as it is written, from what a user typed. Raises UsageError for an unknown one."""
     known = {fold(each.name): each.name for each in passes}
     known |= {fold(rule): rule for each in passes for rule in each.rule_names if not rule.endswith("*")}
     wanted = fold(name)

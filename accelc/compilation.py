@@ -20,6 +20,7 @@ from accelc import ir, latency, structure
 from accelc.backend_base import Backend, BackendSpec
 from accelc.bisect import find_guilty
 from accelc.candidate import Attempt, Candidates
+from accelc.catalog import all_passes, written
 from accelc.context import Context, Fuel, PatchRecord, Settings
 from accelc.errors import AccelcError, BackendError, PassError, UsageError, VerifyError
 from accelc.gates import NumbersError, VerifyEach, grower
@@ -52,7 +53,7 @@ class Compilation:
             raise BackendError(f"backend {spec.name} is not usable here", why=reason, hint="see accelc doctor")
         self.target = self.backend.target()
         self.pipeline = options.chosen_pipeline()
-        self.off = set(options.disable)
+        self.off = {written(name, all_passes()) for name in options.disable}
         self.refused: list[Refusal] = []
         self.seconds: dict[str, float] = {}
         self.runner, self.judging = Runner(), Runner()

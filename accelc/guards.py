@@ -57,18 +57,6 @@ def kernel(op_type: str, domain: str = MICROSOFT, **types: str) -> Guard:
     return guard
 
 
-def same_shape(first: str, second: str | None = None) -> Guard:
-    """Two variables (or one and the root's output) have the same known shape, symbols included."""
-
-    def guard(m: Match) -> bool | str:
-        left, right = m.dims(first), (m.dims(second) if second else ir.dims(m.out))
-        if right is None:
-            return "the rank of the result is unknown"
-        return known_equal(left, right) or f"shapes {left} and {right} may differ"
-
-    return guard
-
-
 def known_equal(left: tuple[ir.Dim, ...], right: tuple[ir.Dim, ...]) -> bool:
     """Whether two shapes are surely equal: same rank, each dimension the same number or the same symbol."""
     return len(left) == len(right) and all(a == b and a is not None for a, b in zip(left, right, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from accelc.compilation import Compilation
 
 _MOST_SUSPECTS = 6
+_SEARCH_S = 10.0
+"""Once making variants has taken so long, only the one without any of the suspects is still tried."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,10 @@ def _without(compilation: Compilation, timing: Timing, attempt: Attempt, reason:
     choices = [frozenset({name}) for name in suspects]
     choices += [frozenset(suspects)] if len(suspects) > 1 else []
     made: list[tuple[frozenset[str], Attempt, Verdict]] = []
+    end = time.monotonic() + _SEARCH_S
     for choice in choices:
+        if time.monotonic() > end and choice != choices[-1]:
+            continue
         try:
             variant = compilation.attempt(off=choice)
         except PassError:

@@ -66,7 +66,7 @@ class Pass:
 
     @classmethod
     def rule_names(cls) -> tuple[str, ...]:
-        """What `run` passes to `ctx.spend`, if not the pass's own name; `fold_*` stands for all that begin with `fold_`.
+        """What `run` passes to `ctx.spend`, if not the name of the pass; `fold_*` stands for all that begin so.
 
         These are the names that the report gives and that `--disable` takes.
         """

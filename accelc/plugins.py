@@ -19,8 +19,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from typing_extensions import Buffer
-
 from accelc.backend_base import Backend
 from accelc.context import fold
 from accelc.errors import PluginError, UsageError
@@ -30,7 +28,7 @@ from accelc.pass_base import Pass
 class _Tidy(SourceFileLoader):
     """Loads a file and leaves no compiled form of it beside it."""
 
-    def set_data(self, path: str, data: Buffer, *, _mode: int = 0o666) -> None:
+    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
         pass
 
 

@@ -19,7 +19,7 @@ SCHEMA = "accelc.report/1"
 
 @dataclass(frozen=True)
 class Refusal:
-    """Something that was undone or not done. kind: rule, pass or level. gate: numbers, size, latency, structure."""
+    """Something that was undone or not done. kind: rule or pass. gate: numbers, size, latency, structure."""
 
     kind: str
     name: str

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from accelc import ir
 from accelc.guards import dtype_in, opset_at_least
 from accelc.pass_base import RulePass
 from accelc.passes.forms import clip, clip_limits
-from accelc.pattern import AnyOf, Const, Maybe, Op, Ops, Scalar, Term, Var
+from accelc.pattern import AnyOf, Const, Op, Ops, Scalar, Var
 from accelc.rules import Guard, Law, Match, rule, rules_of
 
 # A sixth as exporters round it: 1/6, 0.16666667 and its neighbours all lie within the literal's tolerance.

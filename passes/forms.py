@@ -207,8 +207,9 @@ def clip(m: Match, x: ir.Value, low: Array | float | None, high: Array | float |
             x, min=None if low is None else float(low), max=None if high is None else float(high)
         )
     else:
-        m.require(x.dtype is not None, "the type is unknown")
-        kind = ir.DataType(x.dtype).numpy()
+        if x.dtype is None:
+            m.fail(f"the type of {x.name} is unknown")
+        kind = x.dtype.numpy()
         made = m.op.Clip(x, *(None if each is None else np.asarray(each, kind) for each in (low, high)))
     return made
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from accelc import ir
 from accelc.guards import INTEGERS, dtype_in
 from accelc.pass_base import RulePass

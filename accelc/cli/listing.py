@@ -134,6 +134,7 @@ def _describe(found: PassInfo) -> None:
     for paragraph in found.doc.split("\n\n"):
         out.print(render.text(" ".join(paragraph.split())))
         out.print()
+    names = [] if found.rules or not found.rule_names else [("reports as", ", ".join(found.rule_names))]
     out.print(
         render.facts(
             [
@@ -141,6 +142,7 @@ def _describe(found: PassInfo) -> None:
                 ("may change", found.changes),
                 ("brought by", found.origin),
                 ("rules", f"{len(found.rules)}, listed by accelc rules {found.name}" if found.rules else "none"),
+                *names,
             ]
         )
     )

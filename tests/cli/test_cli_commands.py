@@ -78,6 +78,7 @@ def test_rules(tmp_path: Path) -> None:
     assert {each["pass"] for each in facts("rules")["rules"]} > {"identity", "algebra"}
     assert "x * 1" in run("rules", "identity").stdout
     assert "no rules" in run("rules", "dce").stdout
+    assert "dead_node" in run("passes", "dce").stdout
 
 
 def test_diff_of_models_that_compute_the_same(tmp_path: Path) -> None:
@@ -133,3 +134,19 @@ def test_doctor_without_a_provider_fails(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(doctor, "_provider", lambda name, runner: doctor.Provider(name, False, "not today"))
     assert facts("doctor", code=2)["providers"][0]["reason"] == "not today"
+
+
+def test_rule_names_are_those_that_the_passes_spend_under() -> None:
+    """Every name that the source of a pass spends under is declared, and none besides."""
+    import inspect
+    import re
+    import sys
+
+    from accelc.pass_base import RulePass
+    from accelc.plugins import find_pass
+
+    for name in ("constants", "control-flow", "cse", "dce", "dedup", "inline"):
+        kind = find_pass(name)
+        assert not issubclass(kind, RulePass)
+        source = inspect.getsource(sys.modules[kind.__module__])
+        assert sorted(kind.rule_names()) == sorted(re.findall(r'ctx\.spend\("(\w+)"', source)), name

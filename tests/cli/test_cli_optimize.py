@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,22 @@ def test_disable_and_pipeline(model: Path) -> None:
     assert [node.op_type for node in onnx.load(str(out)).graph.node] == ["Add", "Relu"]
 
 
+def test_disable_takes_the_names_that_the_report_gives(model: Path) -> None:
+    from accelc.catalog import all_passes, written
+    from accelc.context import fold
+
+    passes, out = all_passes(), model.parent / "out.onnx"
+    for each in passes:
+        for name in each.rule_names:
+            shown = name.replace("*", "Cast")
+            assert written(shown, passes) == shown
+            assert fold(written(shown.swapcase().translate(str.maketrans("-_", "_-")), passes)) == fold(shown)
+    result = run("optimize", model, "--no-measure", "-O1", "--disable", "Dead-Node,fold_Cast", "-o", out)
+    assert result.exit_code == 0, result.stderr
+    for wrong in ("fold_", "fold_*", "dead_nodes"):
+        assert "no pass or rule named" in one_line_error(run("optimize", model, "--disable", wrong), 2)
+
+
 def test_debugging_aids(model: Path) -> None:
     folder = model.parent / "dump"
     result = run(
@@ -177,7 +194,10 @@ def test_wrong_rule_is_refused_named_and_recorded(tmp_path: Path, model: Path, m
     assert "it no longer occurs" in mended.stdout
 
 
-def test_crashing_pass_is_one_line_and_leaves_nothing(tmp_path: Path, model: Path) -> None:
+def test_crashing_pass_is_one_line_and_leaves_nothing(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # no compiled form of the plugin either
     code = plugin(tmp_path)
     before = files(tmp_path)
     error = one_line_error(run("optimize", model, "--plugin", code, "--passes", "crash"), 5)

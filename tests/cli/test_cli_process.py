@@ -98,12 +98,17 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, number: signal.Signals) -> 
         [*ACCELC, "optimize", str(model), "-O1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(scratch)},
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not any(tmp_path.glob(".accelc-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert any(tmp_path.glob(".accelc-*")), "the work did not start"
-    process.send_signal(number)
-    out, error = process.communicate(timeout=30)
+    try:
+        deadline = time.monotonic() + 60
+        while not any(tmp_path.glob(".accelc-*")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert any(tmp_path.glob(".accelc-*")), "the work did not start"
+        process.send_signal(number)
+        out, error = process.communicate(timeout=30)
+    finally:
+        if process.poll() is None:  # a failure here must not become one of a later test
+            process.kill()
+            process.communicate()
     assert process.returncode == 130
     assert (out, error) == ("", "accelc: interrupted\n")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["scratch", "slow.onnx"]

@@ -152,6 +152,21 @@ def test_backtracking_leaves_labels_and_nodes_of_the_match_only() -> None:
         assert [node.op_type for node in found.nodes] == ["Add", "Neg", "Abs"]
 
 
+# --- consumers
+
+
+def test_consumers_are_nodes_and_counted_without_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = graph("n = Neg(a) r = Add(n, n)")
+    assert find(op.Add(op.Neg(x), op.Neg(x)), twice) == [{"x": "a"}]
+    hub = graph("n = Neg(a) " + " ".join(f"u{i} = Abs(n)" for i in range(50)) + " r = Sub(n, b)")
+    monkeypatch.setattr(ir.Value, "uses", None)
+    assert "51 consumers" in reason(op.Sub(op.Neg(x), y), hub)
+    node = root_of(ir.parse(twice))
+    assert node.inputs[0] is not None
+    assert ir.only_user(node.inputs[0]) is node
+    assert ir.only_user(node.outputs[0]) is None
+
+
 # --- alternatives and optional inputs
 
 

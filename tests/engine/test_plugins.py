@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from accelc import plugins
+from accelc.context import fold
 from accelc.errors import PluginError, UsageError
 from accelc.pass_base import Pass
-from accelc.plugins import entries, find_backend, find_pass, fold, load_plugin
+from accelc.plugins import entries, find_backend, find_pass, load_plugin
 
 
 @dataclass(frozen=True)

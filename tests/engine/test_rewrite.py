@@ -160,6 +160,15 @@ def test_a_disabled_rule_never_fires() -> None:
     assert driver.stats["double_neg"].tried == 0
 
 
+def test_a_switched_off_rule_may_not_spend() -> None:
+    ctx = Context(Target.cpu(), Settings(disabled=frozenset({"Dead-Node"})), fuel=Fuel(1))
+    assert not ctx.spend("dead_node", "n")
+    assert ctx.fuel.records == []
+    assert ctx.version == 0
+    assert ctx.spend("dead_weight", "w")
+    assert not ctx.spend("dead_weight", "v")
+
+
 def test_rules_that_chase_each_other_are_stopped_and_named() -> None:
     @rule()
     def there(op: Ops, x: Var) -> Law:

@@ -92,7 +92,7 @@ def test_relu_and_clip_stay() -> None:
     crossed = graph("a = Clip(x, , minus_half) y = Relu(a)")
     unchanged(activation.clip_relu, crossed, reason="the limits cross", ctx=cpu())
     computed = graph("a = Relu(x) y = Clip(a, l)", "(float[2,8] x, float l) => (float[2,8] y)")
-    unchanged(activation.clip_relu, computed, reason="low is not constant", ctx=cpu())
+    unchanged(activation.clip_relu, computed, reason="min is not a constant", ctx=cpu())
 
 
 def test_max_with_zero() -> None:

@@ -7,8 +7,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from accelc import ir
+from accelc.infer import infer_model
 from accelc.passes import concat as p
-from accelc.testing import check, unchanged
+from accelc.rewrite import Driver
+from accelc.testing import check, context, unchanged
 
 BIG = 2**63 - 1
 
@@ -29,6 +32,32 @@ def test_concat_of_concat() -> None:
     unchanged(p.concat_of_concat, axes, reason="no input is")
     twice = "(float[2] x) => (float[8] y) { a = Concat<axis=0>(x, x) y = Concat<axis=0>(a, a) }"
     unchanged(p.concat_of_concat, twice, reason="no input is")
+
+
+def test_a_chain_of_concats_is_one_patch() -> None:
+    head = "(float[1] x, float[N] z) => (float[M] y) "
+    chain = "a0 = Concat<axis=0>(x, z) " + " ".join(f"a{i + 1} = Concat<axis=0>(a{i}, z)" for i in range(30))
+    after = head + f"{{ a = Concat<axis=0>({', '.join(['x'] + ['z'] * 31)}) y = Relu(a) }}"
+    check(p.concat_of_concat, head + f"{{ {chain} y = Relu(a30) }}", after, fires=1)
+    order = "(float[1] x, float[1] z, float[1] w) => (float[7] y) "
+    before = (
+        "{ a = Concat<axis=0>(x, z) b = Concat<axis=0>(w, a, x) c = Concat<axis=-1>(z, w) y = Concat<axis=0>(b, c, x) }"
+    )
+    check(p.concat_of_concat, order + before, order + "{ y = Concat<axis=0>(w, x, z, x, z, w, x) }")
+    # Where the outer axis is not known to be the same, the inner ones are joined still.
+    unknown = """<ir_version: 10, opset_import: ["": 20, "other": 1]>
+    main (float[1] x) => (float[M] y) {
+        u = other.F(x) a = Concat<axis=0>(u, u) b = Concat<axis=0>(a, u) c = Concat<axis=-1>(b, u) y = other.F(c)
+    }"""
+    model = ir.parse(unknown)
+    infer_model(model)
+    assert Driver([p.concat_of_concat]).run(model, context()) == 1
+    assert [(node.op_type, len(node.inputs)) for node in model.graph] == [
+        ("F", 1),
+        ("Concat", 3),
+        ("Concat", 2),
+        ("F", 1),
+    ]
 
 
 def test_concat_of_empty() -> None:
