@@ -67,6 +67,19 @@ class Quality:
         return text if self.top1 is None else f"{text}, top-1 agreement {self.top1:.1%}"
 
 
+def over_budget(quality: Quality, max_drop: float) -> str:
+    """Why a quality is outside the budget, else an empty text.
+
+    Inside it the cosine is at least 1 - max_drop and the root of sum (a-b)^2 / sum a^2 at most sqrt(2 max_drop), which
+    is the same for errors that are not aligned with the values.
+    """
+    if quality.cosine < 1 - max_drop:
+        return f"cosine similarity {quality.cosine:.5f} is below {1 - max_drop:g}"
+    if quality.rmse_relative > math.sqrt(2 * max_drop):
+        return f"relative error {quality.rmse_relative:.4f} is above {math.sqrt(2 * max_drop):.4f}"
+    return ""
+
+
 @dataclass
 class _Sums:
     """Running totals of one output."""

@@ -6,7 +6,6 @@ whose weights exceed what memory should hold is run in segments.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,6 +30,7 @@ from accelc.data import (
     typical_feed,
 )
 from accelc.errors import AccelcError, ModelError, UsageError
+from accelc.quality import over_budget
 from accelc.runner import Runner, RuntimeFailure, Session
 from accelc.source import Source
 
@@ -365,13 +365,7 @@ def _is_size(dim: int | str) -> bool:
 def _over_budget(quality: compare.Quality | None, accuracy: Accuracy | None, max_drop: float) -> str:
     if accuracy is not None and accuracy.before - accuracy.after > max_drop + 1e-9:
         return f"accuracy falls from {accuracy.before:.4f} to {accuracy.after:.4f}, more than {max_drop:g}"
-    if quality is None:
-        return ""
-    if quality.cosine < 1 - max_drop:
-        return f"cosine similarity {quality.cosine:.5f} is below {1 - max_drop:g}"
-    if quality.rmse_relative > math.sqrt(2 * max_drop):
-        return f"relative error {quality.rmse_relative:.4f} is above {math.sqrt(2 * max_drop):.4f}"
-    return ""
+    return over_budget(quality, max_drop) if quality is not None else ""
 
 
 def _difference(sample: Sample, outputs: Mapping[str, Any], exact: bool, left_out: frozenset[str]) -> str:

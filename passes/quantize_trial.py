@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +14,7 @@ from accelc import ir
 from accelc.context import Context
 from accelc.errors import AccelcError
 from accelc.measure import Comparison, compare
-from accelc.quality import Quality, measure_quality
+from accelc.quality import Quality, measure_quality, over_budget
 from accelc.runner import RuntimeFailure, Session
 
 _MOST_BYTES = 1_900_000_000
@@ -106,15 +105,6 @@ class Trial:
         except RuntimeFailure:
             return {}
         return {index: np.asarray(found[name]) for index, name in wanted.items()}
-
-
-def over_budget(quality: Quality, max_drop: float) -> str:
-    """Why a quality is outside what may be lost, as the final verification judges it; empty when it is inside."""
-    if quality.cosine < 1 - max_drop:
-        return f"cosine similarity {quality.cosine:.5f} is below {1 - max_drop:g}"
-    if quality.rmse_relative > math.sqrt(2 * max_drop):
-        return f"relative error {quality.rmse_relative:.4f} is above {math.sqrt(2 * max_drop):.4f}"
-    return ""
 
 
 def ratio_text(comparison: Comparison) -> str:
