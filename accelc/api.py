@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelc import ir
+from accelc.errors import UsageError
 from accelc.instrument import Instrument
 from accelc.options import Options
 from accelc.pipeline import Pipeline
@@ -18,8 +19,8 @@ from accelc.source import ModelLike
 class Result:
     """What `optimize` returns. path: the file written; None for a model handed over in memory without `output`."""
 
-    model: ir.Model
-    report: Report
+    model: ir.Model = field(repr=False)
+    report: Report = field(repr=False)
     path: Path | None
 
 
@@ -69,13 +70,13 @@ def optimize(
         passes=passes,
         pipeline=pipeline,
         output=None if output is None else Path(output),
-        inputs=None if inputs is None else Path(inputs),
+        inputs=_path(inputs, "inputs"),
         verify=verify,
         measure=measure,
         portable=portable,
         max_drop=max_drop,
         shapes=dict(shapes or {}),
-        disable=frozenset(name.strip() for name in disable),
+        disable=frozenset(name.strip() for name in ([disable] if isinstance(disable, str) else disable)),
         bisect_limit=bisect_limit,
         plugins=tuple(plugins),
         seed=seed,
@@ -84,3 +85,13 @@ def optimize(
     with Compilation(options, tuple(instruments), progress or (lambda text: None)) as compilation:
         attempt, report = compilation.run(model)
         return Result(attempt.model, report, compilation.output)
+
+
+def _path(given: object, name: str) -> Path | None:
+    if given is None or isinstance(given, Path):
+        return given
+    if isinstance(given, str):
+        return Path(given)
+    raise UsageError(
+        f"{name} cannot be a {type(given).__name__}", hint="give the path of a .npz file or a folder of them"
+    )

@@ -297,7 +297,9 @@ class Compilation:
         try:
             return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=".accelc-", dir=beside)))
         except OSError as error:
-            raise UsageError("cannot write here", where=str(beside), why=error.strerror or str(error)) from error
+            hint = "make the folder, or choose another output"
+            why = error.strerror or str(error)
+            raise UsageError("cannot write here", where=str(beside), why=why, hint=hint) from error
 
     def _report(
         self, attempt: Attempt, verdict: Verdict, comparison: Comparison | None, note: str, before: Size

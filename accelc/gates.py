@@ -38,7 +38,7 @@ def grower(records: Sequence[PassRecord], weights: int) -> str:
 _RUN_LIMIT_S = 600.0
 _SLOW_RUN_S = 0.1
 _ROUNDS = 10
-_LONGEST_S = 45.0
+_LONGEST_S = 20.0
 """A model that runs for long is measured for up to ten rounds, and for at most so many seconds."""
 
 

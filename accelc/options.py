@@ -40,8 +40,8 @@ class Options:
             )
         if self.verify not in VERIFY:
             raise UsageError(f"verify cannot be {self.verify!r}", hint=f"it is one of {', '.join(VERIFY)}")
-        if not 0 <= self.max_drop < 1:
-            raise UsageError(f"max_drop {self.max_drop} is out of range", hint="give a share such as 0.01 or 1%")
+        if not isinstance(self.max_drop, int | float) or not 0 <= self.max_drop < 1:
+            raise UsageError(f"max_drop {self.max_drop} is out of range", hint="give a share such as 0.01")
         if self.bisect_limit is not None and self.bisect_limit < 0:
             raise UsageError("bisect_limit is negative", hint="give the number of changes to make")
         if self.passes is not None and self.pipeline is not None:

@@ -14,6 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from accelc.cli.common import printable
+from accelc.measure import TOLERANCE
 
 if TYPE_CHECKING:
     from accelc.instrument import Span
@@ -147,7 +148,7 @@ def _sizes(console: Console, found: Report) -> Table:
             "latency",
             milliseconds(timed.original_ms),
             milliseconds(timed.variant_ms),
-            Text(f"{timed.ratio:.2f} x", style=style),
+            Text(f"{timed.ratio:.2f} x faster" if timed.verdict == "faster" else timed.verdict, style=style),
         )
     return made
 
@@ -216,7 +217,7 @@ def _checks(found: Report) -> list[tuple[str, str | Text]]:
             rows.append(("accuracy", Text(shown, style=style)))
     if found.latency is not None:
         timed = found.latency
-        words = {"faster": "faster", "slower": "slower", "same": "no difference that measurement can tell"}
+        words = {"faster": "faster", "slower": "slower", "same": f"no difference beyond {100 * TOLERANCE:.0f} %"}
         shown = f"{timed.ratio:.3f} times as fast, 95 % interval {timed.low:.3f} to {timed.high:.3f}: "
         rows.append(("latency", Text(shown + words[timed.verdict], style=_GOOD if timed.verdict == "faster" else "")))
         rows.append(("latency", Text(f"medians of {timed.rounds} interleaved rounds", style=_QUIET)))
@@ -238,6 +239,8 @@ def numbers(verdict: Verdict, *, of: str = "the original") -> list[Text]:
     """What the comparison of numbers found, one line each. of: whose numbers are the reference."""
     if verdict.status == "skipped":
         return [Text(f"not compared: {printable(verdict.reason)}", style=_CAUTION)]
+    if verdict.status == "same" and not verdict.samples:
+        return [Text("nothing changed, so there is nothing to compare", style=_GOOD)]
     on = f"on {verdict.samples} set{'s' if verdict.samples != 1 else ''} of inputs"
     quality = verdict.quality
     if verdict.status == "same":

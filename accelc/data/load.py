@@ -82,6 +82,10 @@ def _load_file(file: Path, specs: Sequence[InputSpec], batch_size: int) -> EvalD
     notes: list[str] = []
     for spec in specs:
         arrays[spec.name] = _as_type(file, spec, arrays[spec.name], notes)
+        if arrays[spec.name].ndim and not len(arrays[spec.name]):
+            raise UsageError(f"array {spec.name} holds no samples", where=str(file), hint="give at least one")
+        if arrays[spec.name].dtype.kind == "f" and not np.isfinite(arrays[spec.name]).all():
+            notes.append(f"{file.name}: {spec.name} holds NaN or Inf, which hide differences")
     sets = _split(file, specs, arrays, batch_size)
     feeds = tuple(
         Feed(values, f"{file.name}[{place}]" if len(sets) > 1 else file.name) for place, values in enumerate(sets)
@@ -98,6 +102,9 @@ def _read(file: Path) -> dict[str, Array]:
             if isinstance(content, np.lib.npyio.NpzFile):
                 return {name: content[name] for name in content.files}
     except (OSError, EOFError, zipfile.BadZipFile, ValueError, zipfile.LargeZipFile, MemoryError) as error:
+        if not zipfile.is_zipfile(file):
+            hint = "save one with numpy.savez(file, NAME=array)"
+            raise UsageError("is not an .npz file", where=str(file), hint=hint) from error
         hint = "save plain arrays with numpy.savez(file, NAME=array); text as a str array, not as objects"
         raise UsageError("cannot be read as .npz", where=str(file), why=str(error), hint=hint) from error
     raise UsageError("this is a single array", where=str(file), hint="save with numpy.savez(file, NAME=array)")

@@ -131,3 +131,22 @@ def test_a_fixpoint_repeats_a_pass_that_still_changes_something() -> None:
     OneAtATime.left[:] = [1, 2, 3]
     graph: Any = ir.parse("(float[4] x) => (float[4] y) { y = Abs(x) }")
     assert execute(Fixpoint((OneAtATime(),)), graph, context()) == 3
+
+
+def test_options_of_the_wrong_kind_are_refused_in_one_line(tmp_path: Path) -> None:
+    proto = model(CHANGED)
+    for wrong in ({"max_drop": "1%"}, {"inputs": {"x": np.zeros(4, np.float32)}}, {"disable": "gelo"}):
+        options: dict[str, Any] = wrong
+        with pytest.raises(accelc.UsageError):
+            accelc.optimize(proto, level=1, measure=False, **options)
+    assert len(repr(accelc.optimize(proto, level=1, measure=False))) < 200
+
+
+def test_data_without_samples_is_refused_and_nan_is_said(tmp_path: Path) -> None:
+    proto = model("(float[N,4] x) => (float[N,4] y) { a = Identity(x) b = Abs(a) y = Identity(b) }")
+    np.savez(tmp_path / "none.npz", x=np.zeros((0, 4), np.float32))
+    with pytest.raises(accelc.UsageError, match="holds no samples"):
+        accelc.optimize(proto, level=1, measure=False, inputs=tmp_path / "none.npz")
+    np.savez(tmp_path / "nan.npz", x=np.full((2, 4), np.nan, np.float32))
+    report = accelc.optimize(proto, level=1, measure=False, inputs=tmp_path / "nan.npz").report
+    assert any("NaN or Inf" in note for note in report.notes)
