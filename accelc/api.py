@@ -52,8 +52,8 @@ def optimize(
     "cpu:threads=1". passes: pipeline text instead of the level's ("O2, prune{sparsity=0.5}"); pipeline: the same as an
     object. output: the file to write; by default MODEL.O2.cpu.onnx beside a file, and nothing for a model in memory.
     inputs: a .npz file or a folder of them with inputs (and labels) to verify and measure on. verify: "final", "each"
-    or "off". measure: whether latency is measured and gated; None leaves out only models that take the runtime long to
-    load. portable: only ai.onnx operators. max_drop: the quality
+    or "off". measure: whether latency is measured and gated; None leaves out only models of over 20,000
+    nodes or 1 GiB of weights. portable: only ai.onnx operators. max_drop: the quality
     that -O3 may cost, 0..1. shapes: input dimensions to fix, by input name. disable: passes and rules to leave out.
     bisect_limit: stop after that many changes. plugins: modules or files with more passes and backends. seed: for
     everything random. reproducer: a folder to fill when something fails. instruments: watch passes and patches.

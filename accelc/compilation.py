@@ -33,6 +33,7 @@ from accelc.report import Refusal, Report
 from accelc.runner import Runner
 from accelc.size import Size, size_of
 from accelc.source import ModelLike, Source
+from accelc.streamed import STREAMING_THRESHOLD
 from accelc.verify import Judge, Reference, Verdict, Verifier
 
 MAX_ATTEMPTS = 24
@@ -117,6 +118,9 @@ class Compilation:
             return Outcome(attempt, verdict, None, "latency was not measured")
         if measure is None and before.nodes > MEASURED_NODES:
             why = f"loading {before.nodes} nodes takes long; ask for it with --measure"
+            return Outcome(attempt, verdict, None, f"latency was not measured: {why}")
+        if measure is None and before.weight_bytes > STREAMING_THRESHOLD:
+            why = "it would hold the weights of both models in memory; ask for it with --measure"
             return Outcome(attempt, verdict, None, f"latency was not measured: {why}")
         self.progress("measuring")
         seconds = 5.0 if any(each.lossy for each in self.pipeline) else 2.5

@@ -71,7 +71,7 @@ named in the report. The result goes to -o, by default MODEL.O2.cpu.onnx beside 
 @click.option(
     "--measure/--no-measure",
     default=None,
-    help="Measure latency and undo what is slower (default: unless the model has over 20,000 nodes).",
+    help="Measure latency and undo what is slower (default: up to 20,000 nodes and 1 GiB of weights).",
 )
 @click.option("--portable", is_flag=True, help="Use operators of ai.onnx only.")
 @click.option(

@@ -150,3 +150,11 @@ def test_data_without_samples_is_refused_and_nan_is_said(tmp_path: Path) -> None
     np.savez(tmp_path / "nan.npz", x=np.full((2, 4), np.nan, np.float32))
     report = accelc.optimize(proto, level=1, measure=False, inputs=tmp_path / "nan.npz").report
     assert any("NaN or Inf" in note for note in report.notes)
+
+
+def test_models_too_large_to_hold_twice_are_not_measured_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accelc.compilation.STREAMING_THRESHOLD", -1)
+    report = accelc.optimize(model(CHANGED), level=1).report
+    assert report.latency is None
+    assert "ask for it with --measure" in report.latency_note
+    assert accelc.optimize(model(CHANGED), level=1, measure=True).report.latency is not None
