@@ -61,7 +61,6 @@ class Compilation:
         self.output: Path | None = None
         self._stack = ExitStack()
         self._reference: Future[Reference] | None = None
-        self._count = 0
 
     def __enter__(self) -> Compilation:
         self._stack.callback(self.runner.stop)

@@ -134,48 +134,6 @@ def depth(each: Term | None) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Needs:
-    """What a form asks of a root's inputs at a glance, or what a node's inputs have to offer.
-
-    producers: operators that make them. constant: one is constant. scalar: one is a constant of one element.
-    """
-
-    producers: frozenset[tuple[str, str]]
-    constant: bool
-    scalar: bool
-
-    def met_by(self, found: Needs) -> bool:
-        return self.constant <= found.constant and self.scalar <= found.scalar and self.producers <= found.producers
-
-
-def needs_of(form: Op, feeder: str = "") -> Needs:
-    """What must be there before it is worth trying to match. feeder: one more operator that must make an input."""
-    return Needs(
-        frozenset(each.key for each in form.inputs if isinstance(each, Op)) | ({("", feeder)} if feeder else set()),
-        any(isinstance(each, Literal | Const) for each in form.inputs),
-        any(isinstance(each, Literal | Scalar) for each in form.inputs),
-    )
-
-
-def facts_of(node: ir.Node) -> Needs:
-    """What a node's inputs have to offer."""
-    producers: set[tuple[str, str]] = set()
-    constant = scalar = False
-    for value in node.inputs:
-        if value is None:
-            continue
-        producer = value.producer()
-        if producer is not None:
-            producers.add((producer.domain, producer.op_type))
-            if producer.op_type == "Constant":
-                constant = scalar = True
-        elif value.const_value is not None:
-            constant = True
-            scalar = scalar or value.shape is None or all(dim == 1 for dim in value.shape.dims)
-    return Needs(frozenset(producers), constant, scalar)
-
-
 @lru_cache(maxsize=4096)
 def attribute_default(domain: str, op_type: str, name: str, opset: int) -> Any:
     """The default an operator's schema gives an attribute; None where there is none."""

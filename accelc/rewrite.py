@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from accelc import ir, opsets
 from accelc.errors import RuleError
 from accelc.infer import infer_nodes, refine
-from accelc.pattern import Needs, Trace, facts_of, needs_of
+from accelc.pattern import Const, Literal, Op, Scalar, Trace
 from accelc.rules import Match, Miss, Rule
 
 if TYPE_CHECKING:
@@ -55,6 +55,48 @@ class Patch:
 
 class Refused(Exception):
     """The patch would change a type, a shape or the signature; it is not applied."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a form asks of a root's inputs at a glance, or what a node's inputs have to offer.
+
+    producers: operators that make them. constant: one is constant. scalar: one is a constant of one element.
+    """
+
+    producers: frozenset[tuple[str, str]]
+    constant: bool
+    scalar: bool
+
+    def met_by(self, found: Needs) -> bool:
+        return self.constant <= found.constant and self.scalar <= found.scalar and self.producers <= found.producers
+
+
+def needs_of(form: Op, feeder: str = "") -> Needs:
+    """What must be there before it is worth trying to match. feeder: one more operator that must make an input."""
+    return Needs(
+        frozenset(each.key for each in form.inputs if isinstance(each, Op)) | ({("", feeder)} if feeder else set()),
+        any(isinstance(each, Literal | Const) for each in form.inputs),
+        any(isinstance(each, Literal | Scalar) for each in form.inputs),
+    )
+
+
+def facts_of(node: ir.Node) -> Needs:
+    """What a node's inputs have to offer."""
+    producers: set[tuple[str, str]] = set()
+    constant = scalar = False
+    for value in node.inputs:
+        if value is None:
+            continue
+        producer = value.producer()
+        if producer is not None:
+            producers.add((producer.domain, producer.op_type))
+            if producer.op_type == "Constant":
+                constant = scalar = True
+        elif value.const_value is not None:
+            constant = True
+            scalar = scalar or value.shape is None or all(dim == 1 for dim in value.shape.dims)
+    return Needs(frozenset(producers), constant, scalar)
 
 
 class Driver:
@@ -229,7 +271,7 @@ def apply(patch: Patch, scope: ir.Scope, names: ir.Names) -> list[ir.Node]:
     _place_weights(patch, scope, names)
     _name_nodes(patch, names)
     for node in patch.nodes:
-        node.meta["accelc.rules"] = patch.rule.name
+        node.meta["accelc.rule"] = patch.rule.name
         if node.domain:
             scope.root.opset_imports.setdefault(node.domain, 1)
     graph.insert_before(root, patch.nodes)

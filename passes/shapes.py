@@ -385,7 +385,7 @@ class _Work:
         made = new.outputs[0]
         new.name, made.name = self.names.fresh(f"{node.name}/dim"), self.names.fresh(str(value.name))
         made.type, made.shape = value.type, value.shape
-        new.meta["accelc.rules"] = "shape-direct"
+        new.meta["accelc.rule"] = "shape-direct"
         node.graph.insert_before(node, new)
         self.facts.learn(made, value)
         rewrite.replace_value(value, made)

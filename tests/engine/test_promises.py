@@ -158,3 +158,13 @@ def test_models_too_large_to_hold_twice_are_not_measured_unasked(monkeypatch: py
     assert report.latency is None
     assert "ask for it with --measure" in report.latency_note
     assert accelc.optimize(model(CHANGED), level=1, measure=True).report.latency is not None
+
+
+def test_nan_in_random_outputs_is_no_difference() -> None:
+    proto = model(
+        "(float[64] x) => (float[64] y, float[64] z) "
+        "{ r = RandomNormalLike(x) a = Identity(r) y = Log(a) b = Identity(x) z = Abs(b) }"
+    )
+    report = accelc.optimize(proto, level=1, measure=False).report
+    assert report.verdict is not None
+    assert (report.verdict.status, report.refused) == ("same", [])

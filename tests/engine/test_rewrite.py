@@ -291,7 +291,7 @@ def test_a_replacement_takes_over_the_names_of_what_it_replaces() -> None:
     drive(model, law)
     assert [node.name for node in model.graph][:2] == ["the_neg/law", "the_neg"]
     assert [node.outputs[0].name for node in model.graph] == ["the_neg/law_out", "n", "r"]
-    assert [node.meta.get("accelc.rules") for node in model.graph] == ["law", "law", None]
+    assert [node.meta.get("accelc.rule") for node in model.graph] == ["law", "law", None]
 
 
 def test_new_names_are_unique_even_against_subgraphs() -> None:
