@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accelc import ir as ir
-    from accelc.api import Result as Result
     from accelc.api import optimize as optimize
+    from accelc.api import optimize_each as optimize_each
     from accelc.backend_base import Backend as Backend
     from accelc.context import Context as Context
     from accelc.errors import AccelcError as AccelcError
@@ -43,9 +43,11 @@ if TYPE_CHECKING:
     from accelc.rules import rule as rule
     from accelc.rules import rules_of as rules_of
     from accelc.target import Target as Target
+    from accelc.targets import Result as Result
+    from accelc.targets import TargetsError as TargetsError
 
 _HOMES = {
-    "api": "Result optimize",
+    "api": "optimize optimize_each",
     "backend_base": "Backend",
     "context": "Context",
     "errors": "AccelcError BackendError ModelError PassError PluginError RuleError UsageError VerifyError",
@@ -56,6 +58,7 @@ _HOMES = {
     "report": "Report",
     "rules": "Law Match Rule rule rules_of",
     "target": "Target",
+    "targets": "Result TargetsError",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = ["__version__", "ir", *_HOME]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelc import ir
 from accelc.context import PatchRecord
+from accelc.decision_store import Decision
 from accelc.errors import UsageError
 from accelc.exporter import write_model
 from accelc.pass_base import PassRecord
@@ -27,7 +29,10 @@ class Candidate:
 
 @dataclass
 class Attempt:
-    """One run of the pipeline: the graph, what was done to it, and its file. weights: bytes before the first pass."""
+    """One run of the pipeline: the graph, what was done to it, and its file.
+
+    weights: bytes before the first pass. decisions: what passes asked for.
+    """
 
     model: ir.Model
     records: list[PassRecord]
@@ -35,6 +40,7 @@ class Attempt:
     notes: list[str]
     file: Candidate
     weights: int
+    decisions: Sequence[Decision] = ()
 
     @property
     def path(self) -> Path:

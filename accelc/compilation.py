@@ -10,31 +10,32 @@ from __future__ import annotations
 import platform
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelc import ir, latency, structure
+from accelc import blocks, ir, latency, placement, structure
 from accelc.backend_base import Backend, BackendSpec
 from accelc.bisect import find_guilty
 from accelc.candidate import Attempt, Candidates
 from accelc.catalog import all_passes, written
 from accelc.context import Context, Fuel, PatchRecord, Settings
+from accelc.decisions import Decisions
 from accelc.errors import AccelcError, BackendError, PassError, UsageError, VerifyError
 from accelc.gates import NumbersError, VerifyEach, grower
 from accelc.instrument import Instrument
 from accelc.latency import Outcome
 from accelc.measure import Comparison
 from accelc.options import Options
-from accelc.plugins import find_backend, load_plugin
+from accelc.original import Original
+from accelc.plugins import find_backend
 from accelc.report import Refusal, Report
-from accelc.runner import Runner
+from accelc.runner import CPU, Runner
 from accelc.size import Size, size_of
-from accelc.source import ModelLike, Source
 from accelc.streamed import STREAMING_THRESHOLD
-from accelc.verify import Judge, Reference, Verdict, Verifier
+from accelc.verify import Judge, Reference, Verdict
 
 MAX_ATTEMPTS = 24
 MEASURED_NODES = 20_000
@@ -42,59 +43,81 @@ MEASURED_NODES = 20_000
 
 
 class Compilation:
-    """The state of one `optimize`. Use it as a context manager: it owns child processes and a folder of candidates."""
+    """The state of one `optimize` for one target.
 
-    def __init__(self, options: Options, instruments: tuple[Instrument, ...], progress: Callable[[str], None]) -> None:
-        self.options, self.instruments, self.progress = options, instruments, progress
-        for plugin in options.plugins:
-            load_plugin(plugin)
+    Use it as a context manager: it owns a child process and a folder of candidates. original: shared with the
+    compilations for other targets.
+    """
+
+    def __init__(
+        self,
+        original: Original,
+        options: Options,
+        instruments: tuple[Instrument, ...],
+        progress: Callable[[str], None],
+    ) -> None:
+        self.original, self.options, self.instruments, self.progress = original, options, instruments, progress
         spec = BackendSpec.parse(options.target)
         self.backend: Backend = find_backend(spec.name)(spec.options)
-        if reason := self.backend.missing():
-            raise BackendError(f"backend {spec.name} is not usable here", why=reason, hint="see accelc doctor")
         self.target = self.backend.target()
+        self.unusable = self._why_unusable()
         self.pipeline = options.chosen_pipeline()
         self.off = {written(name, all_passes()) for name in options.disable}
         self.refused: list[Refusal] = []
         self.seconds: dict[str, float] = {}
-        self.runner, self.judging = Runner(), Runner()
-        self.output: Path | None = None
+        self.runner, self.judging = Runner(), original.judging
+        self.measures = options.measures(self.pipeline)
+        self.decisions = Decisions(
+            measure=self.measures,
+            backend=None if self.unusable else self.backend,
+            runner=lambda: self.runner,
+            seed=options.seed,
+            ready=original.wait,
+            progress=progress,
+        )
+        self.output = options.output
+        self.unrun: dict[str, int] = {}
+        self._foreign: frozenset[str] = frozenset()
+        self._blocks: blocks.Tally = {}
         self._stack = ExitStack()
-        self._reference: Future[Reference] | None = None
 
     def __enter__(self) -> Compilation:
         self._stack.callback(self.runner.stop)
-        self._stack.callback(self.judging.stop)
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        if kind is not None:
-            self._give_up()
         self._stack.close()
 
-    def _give_up(self) -> None:
-        """End the thread that runs the original, so that an error or Ctrl-C does not wait for it."""
-        while self._reference is not None and not self._reference.done():
-            self.judging.abandon()
-            time.sleep(0.01)
-        self.judging.resume()
+    def _why_unusable(self) -> str:
+        """Why results cannot be run on the target here; empty when they can.
+
+        Raises BackendError where nothing can be run at all, because the target is the processor itself.
+        """
+        reason = self.backend.missing()
+        if self._on_processor:
+            if reason:
+                raise BackendError(
+                    f"backend {self.backend.name} is not usable here", why=reason, hint="see accelc doctor"
+                )
+            return ""
+        found = self.backend.probe(self.original.judging) if not reason else None
+        return reason if found is None else found.reason
+
+    @property
+    def _on_processor(self) -> bool:
+        return self.target.provider == CPU[0][0]
 
     # --- the whole job
 
-    def run(self, model: ModelLike) -> tuple[Attempt, Report]:
+    def run(self) -> tuple[Attempt, Report]:
         """Compile. The attempt that was kept, its file written to `self.output`, and the report."""
-        self.judging.start()
         self.progress("reading")
         with self._phase("import"), ir.paused_gc():
-            self.source = Source.of(model)
+            self.source = self.original.source
             before = self.source.size()
-        self.output = self.options.output or self._default_output()
         self.folder = self._make_folder()
-        self.verifier = Verifier(self.source, self.judging, self.options.inputs, self.options.seed, self.options.shapes)
-        if self._verifies:
-            pool = ThreadPoolExecutor(1)
-            self._stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-            self._reference = pool.submit(lambda: self.verifier.reference)
+        self.original.start()
+        self.verifier = self.original.verifier
         name = self.output.name if self.output is not None else "model.onnx"
         self.candidates = Candidates(self.source, self.folder, name)
         attempt, verdict = self._settle()
@@ -113,8 +136,11 @@ class Compilation:
         measure = self.options.measure
         if not attempt.patches:
             return Outcome(attempt, verdict, None, "nothing changed, so there is nothing to measure")
-        if measure is False:
-            return Outcome(attempt, verdict, None, "latency was not measured")
+        if self.unusable:
+            return Outcome(attempt, verdict, None, f"latency was not measured: {self.backend.name} does not work here")
+        if not self.measures:
+            hint = "" if measure is False else "; --measure does"
+            return Outcome(attempt, verdict, None, f"latency was not measured{hint}")
         if measure is None and before.nodes > MEASURED_NODES:
             why = f"loading {before.nodes} nodes takes long; ask for it with --measure"
             return Outcome(attempt, verdict, None, f"latency was not measured: {why}")
@@ -137,9 +163,12 @@ class Compilation:
             if self._drop_growth(attempt):
                 self.discard(attempt)
                 continue
+            if self._set_foreign_aside(attempt):
+                self.discard(attempt)
+                continue
             verdict = self.judge(attempt)
             if verdict.passed:
-                return attempt, verdict
+                return (self._with_foreign(attempt), verdict) if self._foreign else (attempt, verdict)
             self._drop_guilty(attempt, verdict)
             self.discard(attempt)
         if self.options.custom:
@@ -147,6 +176,38 @@ class Compilation:
         attempt = self.attempt(limit=0)
         attempt.notes.append(f"the original is kept: no result passed in {MAX_ATTEMPTS} attempts")
         return attempt, self.judge(attempt)
+
+    # --- operators that only the target has
+
+    def _set_foreign_aside(self, attempt: Attempt) -> bool:
+        """Whether rules were found that write operators which nothing here can run.
+
+        They are left out while the rest is checked, and come back when it is.
+        """
+        if not self.unusable or not self._verifies or self.reference().skipped:
+            return False
+        foreign = placement.not_on_processor(attempt.model)
+        made_by = {str(node.meta.get("accelc.rule", "")) for node in foreign} - {""}
+        if not made_by or made_by <= self._foreign:
+            return False
+        self._foreign |= made_by
+        return True
+
+    def _with_foreign(self, checked: Attempt) -> Attempt:
+        """The result with the operators that were set aside."""
+        off, self._foreign = self._foreign, frozenset()
+        attempt = self.attempt()
+        if self._drop_growth(attempt):
+            self.discard(attempt)
+            return checked
+        self.discard(checked)
+        operators = Counter(node.op_type for node in placement.not_on_processor(attempt.model))
+        self.unrun = dict(operators.most_common())
+        shown = ", ".join(f"{name} {count}" for name, count in self.unrun.items())
+        attempt.notes.append(
+            f"numbers were checked without {', '.join(sorted(off))}: the processor has no kernel for {shown}"
+        )
+        return attempt
 
     # --- one attempt
 
@@ -162,20 +223,21 @@ class Compilation:
             ctx = self._context(fuel, off)
             ctx.contract = structure.contract(model)
             weights = ir.initializer_bytes(model)
+            self._blocks = self._blocks or blocks.tally(blocks.find_blocks(model))
             records = self.pipeline.run(model, ctx)
         with self._phase("write"):
             file = self.candidates.write(model, changed=bool(fuel.records))
-        return Attempt(model, records, fuel.records, ctx.notes, file, weights)
+        return Attempt(model, records, fuel.records, ctx.notes, file, weights, ctx.decided)
 
     def _context(self, fuel: Fuel, off: frozenset[str]) -> Context:
         options = self.options
         settings = Settings(
             options.portable,
-            frozenset(self.off) | off,
+            frozenset(self.off) | off | self._foreign,
             options.max_drop,
             options.seed,
             options.shapes,
-            options.measure is not False,
+            self.measures,
         )
         each: tuple[Instrument, ...] = ()
         if options.verify == "each":
@@ -184,13 +246,14 @@ class Compilation:
         return Context(
             self.target,
             settings,
-            backend=self.backend,
+            backend=None if self.unusable else self.backend,
             fuel=fuel,
             instruments=(*self.instruments, *each),
             runner=self.runner,
             samples=lambda: self.reference().samples,
             measuring=lambda: self.reference().measuring,
             progress=self.progress,
+            decisions=self.decisions,
         )
 
     def discard(self, attempt: Attempt) -> None:
@@ -205,10 +268,8 @@ class Compilation:
 
     def reference(self) -> Reference:
         """What the original computes; waits for the thread that found it out meanwhile."""
-        if self._reference is None:
-            return self.verifier.reference
         with self._phase("reference"):
-            return self._reference.result()
+            return self.original.reference()
 
     def judge_of(self, patches: Sequence[PatchRecord]) -> Judge:
         """What the passes that changed something allow the result to be."""
@@ -229,7 +290,13 @@ class Compilation:
             return Verdict("same", "nothing changed")
         self.progress("verifying")
         with self._phase("verify"):
-            return self.verifier.judge(attempt.path, self.judge_of(attempt.patches))
+            return self.verifier.judge(attempt.path, self.judge_of(attempt.patches), self._judging_backend(attempt))
+
+    def _judging_backend(self, attempt: Attempt) -> Backend | None:
+        """The target itself where the processor cannot run a result and the target can; else None."""
+        if self._on_processor or self.unusable or not placement.not_on_processor(attempt.model):
+            return None
+        return self.backend
 
     # --- what is switched off, and why
 
@@ -281,16 +348,12 @@ class Compilation:
             attempt = self.attempt(limit)
         except PassError:
             return False
-        passed = self.verifier.judge(attempt.path, self.judge_of(attempt.patches)).passed
+        on = self._judging_backend(attempt)
+        passed = self.verifier.judge(attempt.path, self.judge_of(attempt.patches), on).passed
         self.discard(attempt)
         return passed
 
     # --- the end
-
-    def _default_output(self) -> Path | None:
-        if self.source.path is None:
-            return None
-        return self.source.path.with_name(f"{self.source.path.stem}.{self.options.label}.{self.backend.name}.onnx")
 
     def _make_folder(self) -> Path:
         """Where candidates lie: beside the result, so that there is room and renaming is one step."""
@@ -320,12 +383,17 @@ class Compilation:
             repairs=self.source.imported.repairs,
             passes=attempt.records,
             refused=self.refused,
-            notes=[*attempt.notes, *(known.notes if known else ())],
+            notes=[*attempt.notes, *self.decisions.notes, *(known.notes if known else ())],
             verdict=verdict,
             latency=comparison,
             latency_note=note,
+            unusable=self.unusable,
+            unrun=self.unrun,
+            placement=None if self._on_processor else placement.place(attempt.model, self.target),
             seconds=self.seconds,
             patches=len(attempt.patches),
+            decisions=attempt.decisions,
+            blocks=blocks.count(self._blocks, blocks.tally(blocks.find_blocks(attempt.model))),
         )
 
     def _versions(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from accelc import ir, opsets
 if TYPE_CHECKING:
     from accelc.backend_base import Backend
     from accelc.data import Feed, Sample
+    from accelc.decision_store import Decision
+    from accelc.decisions import Build, Decisions
     from accelc.instrument import Instrument
     from accelc.pass_base import Pass, PassRecord
     from accelc.runner import Runner
@@ -63,8 +65,8 @@ class Settings:
     """The user's choices that passes read.
 
     portable: only operators of ai.onnx. disabled: names of passes and rules that must not run. max_drop: how much
-    quality -O3 may cost. seed: for everything random. shapes: dimensions fixed by `--shape`. measure: whether latency
-    may be measured to decide.
+    quality -O3 may cost. seed: for everything random. shapes: dimensions fixed by `--shape`. measure: whether passes
+    may time alternatives to decide between them.
     """
 
     portable: bool = False
@@ -72,7 +74,7 @@ class Settings:
     max_drop: float = 0.01
     seed: int = 0
     shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
-    measure: bool = True
+    measure: bool = False
 
 
 class Context:
@@ -90,6 +92,7 @@ class Context:
         samples: Callable[[], Sequence[Sample]] | None = None,
         measuring: Callable[[], Sequence[Feed]] | None = None,
         progress: Callable[[str], None] | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
         self.target, self.backend = target, backend
         self.settings = settings or Settings()
@@ -100,6 +103,7 @@ class Context:
         self.contract: Contract | None = None
         self.current: Pass | None = None
         self.repeats = False  # a fixpoint runs the pass again, so one sweep at a time is enough
+        self.quiet: dict[str, int] = {}  # passes that changed nothing, with the version of the model they saw
         self.records: list[PassRecord] = []
         self.notes: list[str] = []
         self._runner = runner
@@ -107,6 +111,9 @@ class Context:
         self._cache: dict[Any, tuple[int, Any]] = {}
         self._version = 0
         self._blocked: dict[int, str] = {}
+        self._decisions = decisions
+        self._places: dict[tuple[str, str], int] = {}
+        self._asked: dict[tuple[str, str], int] = {}
 
     # --- the runtime
 
@@ -194,7 +201,46 @@ class Context:
         """Let a pass be the current one. Returns the one that was."""
         outer, self.current = self.current, each
         self._blocked.clear()
+        self._asked.clear()
         return outer
+
+    # --- which of several graphs
+
+    @property
+    def decisions(self) -> Decisions:
+        """Answers questions of rules, those of a whole compile alike."""
+        if self._decisions is None:
+            from accelc.decisions import Decisions
+
+            self._decisions = Decisions(
+                measure=self.settings.measure,
+                backend=self.backend,
+                runner=lambda: self.runner,
+                seed=self.settings.seed,
+                progress=self.progress,
+            )
+        return self._decisions
+
+    def decide(self, rule: str, case: str, default: str, build: Build) -> str:
+        """Which of several equal graphs to use, by name.
+
+        rule: who asks. case: what the answer depends on, as text (shapes and types). default: the shipped answer,
+        taken where nothing is measured. build: small models by name that read the same inputs and compute the same,
+        the graph as it is first; called only when they are timed.
+        """
+        return self.decision(rule, case, default, build).choice
+
+    def decision(self, rule: str, case: str, default: str, build: Build, *, places: int = 1, **more: Any) -> Decision:
+        """The same with its evidence. places: how many the question is asked for. more: see Decisions.decide."""
+        key = (rule, case)
+        self._asked[key] = self._asked.get(key, 0) + places
+        self._places[key] = max(self._places.get(key, 0), self._asked[key])
+        return self.decisions.decide(rule, case, default, build, **more)
+
+    @property
+    def decided(self) -> list[Decision]:
+        """Every decision that passes asked for, in that order, with the most places that one run of a pass asked at."""
+        return [replace(self.decisions.answer(*key), places=places) for key, places in self._places.items()]
 
     # --- analyses
 

@@ -143,7 +143,7 @@ def _metadata(source: Source) -> dict[str, str]:
 def _weights(source: Source) -> dict[str, str]:
     """Names of weights by what is in them: type, shape and bytes. External data is read one weight at a time."""
     found: dict[str, str] = {}
-    model = ir.from_proto(source.proto(), source.base_dir)
+    model = source.fresh()
     for graph in ir.all_graphs(model):
         for name, value in graph.initializers.items():
             if value.const_value is not None:

@@ -54,17 +54,17 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Look at everything; each provider runs a small model in a child process."""
     target = Target.cpu()
-    runtimes = {name: version for name in _RUNTIMES if (version := _version(name))}
+    installed = runtimes()
     with Runner() as runner:
         providers = [_provider(name, runner) for name in entries("backend")]
         known = {provider.name for provider in providers}
         others = [name for name in runner.available if _short(name) not in known]
     providers += [Provider(_short(name), False, "accelc has no backend for it", "onnxruntime") for name in others]
     return Diagnosis(
-        versions={**{name: _version(name) for name in _PACKAGES}, **runtimes, "python": platform.python_version()},
+        versions={**{name: _version(name) for name in _PACKAGES}, **installed, "python": platform.python_version()},
         machine={
             "system": f"{platform.system()} {platform.release()}",
-            "processor": _processor() or platform.machine(),
+            "processor": processor_name() or platform.machine(),
             "architecture": platform.machine(),
             "instruction sets": ", ".join(sorted(target.isa)) or "unknown",
             "usable processors": str(usable_processors()),
@@ -75,8 +75,13 @@ def diagnose() -> Diagnosis:
         else "u8 x s8 products saturate: weights are kept to 7 bits",
         providers=tuple(providers),
         plugins=tuple(_plugins()),
-        problems=tuple(_problems(runtimes)),
+        problems=tuple(_problems(installed)),
     )
+
+
+def runtimes() -> dict[str, str]:
+    """The installed packages that bring ONNX Runtime, with their versions."""
+    return {name: version for name in _RUNTIMES if (version := _version(name))}
 
 
 def _version(package: str) -> str:
@@ -107,17 +112,17 @@ def _plugins() -> list[tuple[str, str, str]]:
     ]
 
 
-def _problems(runtimes: Mapping[str, str]) -> list[str]:
+def _problems(installed: Mapping[str, str]) -> list[str]:
     found = []
-    if not runtimes:
+    if not installed:
         found.append("onnxruntime is not installed; pip install onnxruntime")
-    if len(runtimes) > 1:
-        names = " and ".join(runtimes)
+    if len(installed) > 1:
+        names = " and ".join(installed)
         found.append(f"{names} are both installed and overwrite each other; uninstall all of them, then install one")
     return found
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """The processor's name as the system tells it."""
     info = Path("/proc/cpuinfo")
     if sys.platform == "linux" and info.exists():

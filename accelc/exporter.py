@@ -1,24 +1,29 @@
 """The way out: a model is written beside its target and renamed, with large weights in one data file when it needs one.
 
-Weights go through memory one at a time; those that are still in a file are copied from it in pieces.
+Weights go through memory one at a time; those that are still in a file are copied from it in pieces. Large ones that
+stay in the model file are written between what protobuf makes of the rest.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 
 from accelc import ir
 from accelc.errors import ModelError, UsageError
 from accelc.importer.external import FileRange, location_parts, open_data_file
+from accelc.importer.hollow import tag, varint
+from accelc.importer.parse import MAX_PROTO_BYTES
 
 SMALLEST = 1024
 """Weights below this many bytes stay in the model file."""
@@ -31,6 +36,7 @@ _LARGE = 1 << 20
 _ALIGN = 64
 _PIECE = 1 << 22
 _KEY = "accelc-weight-"
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # numbers of fields of ModelProto, GraphProto and TensorProto
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,16 @@ class _Placed:
 
     weight: _Weight
     offset: int
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What is written beside the proto. placed: weights in the data file. spliced: weights in the model file, by name,
+    whose tensors in the proto hold no data.
+    """
+
+    placed: list[_Placed]
+    spliced: dict[str, _Weight]
 
 
 def write_model(
@@ -73,8 +89,8 @@ def write_model(
     data = _data_path(target, sources)
     with _hidden(model, external) as keys:
         proto = ir.to_proto(model, value_info=value_info)
-    placed = _settle(proto, {**attributes, **keys}, data.name, external)
-    return _write(proto, placed, target, data)
+    layout = _settle(proto, {**attributes, **keys}, data.name, external)
+    return _write(proto, layout, target, data)
 
 
 # --- what goes where -------------------------------------------------------------------------------------------------
@@ -122,14 +138,17 @@ def _entries(tensor: ir.ExternalTensor) -> tuple[str, ...]:
 
 @contextmanager
 def _hidden(model: ir.Model, external: bool) -> Iterator[dict[tuple[str, ...], _Weight]]:
-    """Put a mark in place of each initializer that is in a file or goes to one, and put the initializers back."""
+    """Put a mark in place of each initializer that is in a file, goes to one or is large, and put them all back."""
     kept: list[tuple[ir.Value, ir.TensorProtocol]] = []
     marks: dict[tuple[str, ...], _Weight] = {}
     try:
         for graph in ir.all_graphs(model):
             for value in graph.initializers.values():
                 tensor = value.const_value
-                if tensor is None or not (_moves(tensor, external) or isinstance(tensor, ir.ExternalTensor)):
+                if tensor is None:
+                    continue
+                spliced = graph is model.graph and tensor.dtype != ir.DataType.STRING and tensor.nbytes >= _LARGE
+                if not (spliced or _moves(tensor, external) or isinstance(tensor, ir.ExternalTensor)):
                     continue
                 mark = ir.ExternalTensor(
                     f"{_KEY}{len(kept)}",
@@ -154,11 +173,11 @@ def _moves(tensor: ir.TensorProtocol, external: bool) -> bool:
     return external and tensor.dtype != ir.DataType.STRING and tensor.nbytes >= SMALLEST
 
 
-def _settle(
-    proto: onnx.ModelProto, weights: dict[tuple[str, ...], _Weight], data_name: str, external: bool
-) -> list[_Placed]:
-    """Give every external tensor its place in the data file, or its bytes. Returns the data file's layout."""
+def _settle(proto: onnx.ModelProto, weights: dict[tuple[str, ...], _Weight], data_name: str, external: bool) -> _Layout:
+    """Give every external tensor its place in a file, or its bytes."""
     placed: list[_Placed] = []
+    spliced: dict[str, _Weight] = {}
+    own = {id(tensor): tensor for tensor in proto.graph.initializer}  # what is kept alive keeps its id
     known: dict[Any, _Placed] = {}
     end = 0
     for tensor in _tensors(proto):
@@ -175,8 +194,11 @@ def _settle(
             )
         del tensor.external_data[:]
         if not (external and weight.nbytes >= SMALLEST):
-            tensor.data_location = onnx.TensorProto.DEFAULT
-            tensor.raw_data = b"".join(_pieces(weight))
+            tensor.ClearField("data_location")
+            if weight.nbytes >= _LARGE and id(tensor) in own:
+                spliced[tensor.name] = weight
+            else:
+                tensor.raw_data = b"".join(_pieces(weight))
             continue
         identity = weight.source or id(weight.tensor)
         if identity not in known:
@@ -188,7 +210,7 @@ def _settle(
         for name, value in place.items():
             entry = tensor.external_data.add()
             entry.key, entry.value = name, str(value)
-    return placed
+    return _Layout(placed, spliced)
 
 
 def _step(weight: _Weight) -> int:
@@ -225,10 +247,13 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         todo.extend(reversed(inner))
 
 
-def _pieces(weight: _Weight) -> Iterator[bytes]:
-    """The bytes of a weight: from its file in pieces, or at once from memory."""
+def _pieces(weight: _Weight) -> Iterator[bytes | memoryview]:
+    """The bytes of a weight: from its file in pieces, or at once from memory, where they are not copied."""
     if weight.source is None:
-        yield weight.tensor.tobytes()
+        tensor = weight.tensor
+        array = tensor.numpy() if tensor.dtype.bitwidth >= 8 and sys.byteorder == "little" else None
+        plain = array is not None and array.flags.c_contiguous and array.nbytes == weight.nbytes
+        yield array.reshape(-1).view(np.uint8).data if array is not None and plain else tensor.tobytes()
         return
     source, where = weight.source, f"weight '{weight.name}'"
     left = source.length
@@ -283,15 +308,15 @@ def _data_path(target: Path, sources: list[FileRange]) -> Path:
     return path
 
 
-def _write(proto: onnx.ModelProto, placed: list[_Placed], target: Path, data: Path) -> int:
+def _write(proto: onnx.ModelProto, layout: _Layout, target: Path, data: Path) -> int:
     temporary: list[Path] = []
     try:
         try:
-            if placed:
-                _write_data(placed, _create(data, temporary))
-            _write_proto(proto, _create(target, temporary))
+            if layout.placed:
+                _write_data(layout.placed, _create(data, temporary))
+            _write_proto(proto, layout.spliced, _create(target, temporary))
             total = sum(path.stat().st_size for path in temporary)
-            _publish(temporary, [data, target] if placed else [target])
+            _publish(temporary, [data, target] if layout.placed else [target])
         finally:
             for path in temporary:
                 with suppress(FileNotFoundError):
@@ -327,16 +352,52 @@ def _write_data(placed: list[_Placed], file: BinaryIO) -> None:
                 end += len(piece)
 
 
-def _write_proto(proto: onnx.ModelProto, file: BinaryIO) -> None:
+def _write_proto(proto: onnx.ModelProto, spliced: dict[str, _Weight], file: BinaryIO) -> None:
     with file:
         try:
-            file.write(proto.SerializeToString(deterministic=True))
+            if spliced:
+                _write_spliced(proto, spliced, file)
+            else:
+                file.write(proto.SerializeToString(deterministic=True))
         except (EncodeError, ValueError) as error:
             raise ModelError(
                 "the model does not fit into one file",
                 why=" ".join(str(error).split()) or "protobuf stops at 2 GiB",
                 hint="write its weights as external data",
             ) from None
+
+
+def _write_spliced(proto: onnx.ModelProto, spliced: dict[str, _Weight], file: BinaryIO) -> None:
+    """Write a model whose large weights are not in its proto. The parts of a message may follow in any order.
+
+    Raises ValueError when the file would be larger than a protobuf can be.
+    """
+    weights: list[tuple[bytes, _Weight | None]] = []
+    size = 0
+    for tensor in proto.graph.initializer:
+        weight, message = spliced.get(tensor.name), tensor.SerializeToString(deterministic=True)
+        if weight is not None:
+            message += _head(_RAW_DATA, weight.nbytes)
+        length = len(message) + (0 if weight is None else weight.nbytes)
+        weights.append((_head(_INITIALIZER, length) + message, weight))
+        size += len(weights[-1][0]) + (0 if weight is None else weight.nbytes)
+    del proto.graph.initializer[:]
+    graph = proto.graph.SerializeToString(deterministic=True)
+    proto.ClearField("graph")
+    model = proto.SerializeToString(deterministic=True)
+    head = _head(_GRAPH, len(graph) + size)
+    if len(model) + len(head) + len(graph) + size > MAX_PROTO_BYTES:
+        raise ValueError("protobuf stops at 2 GiB")
+    file.write(model + head + graph)
+    for message, weight in weights:
+        file.write(message)
+        for piece in _pieces(weight) if weight is not None else ():
+            file.write(piece)
+
+
+def _head(field: int, length: int) -> bytes:
+    """What stands before the content of a field."""
+    return tag(field) + varint(length)
 
 
 def _publish(temporary: list[Path], final: list[Path]) -> None:

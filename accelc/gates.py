@@ -14,6 +14,7 @@ from accelc.exporter import write_model
 from accelc.instrument import Instrument
 from accelc.measure import Comparison, compare
 from accelc.pass_base import Pass, PassRecord, PassResult
+from accelc.placement import not_on_processor
 from accelc.runner import Runner, RuntimeFailure, Session
 from accelc.source import Source
 from accelc.verify import Judge, Reference, Verifier
@@ -101,7 +102,7 @@ class VerifyEach(Instrument):
         self.verifier, self.folder, self.judge_of = verifier, folder, judge_of
 
     def after(self, each: Pass, result: PassResult, model: ir.Model, ctx: Context) -> None:
-        if not result.changes or each.name == "fixpoint":
+        if not result.changes or each.name == "fixpoint" or not_on_processor(model):
             return
         path = self.folder / "each.onnx"
         write_model(model, path)

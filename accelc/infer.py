@@ -167,7 +167,7 @@ def absorb(graph: ir.Graph, proto: onnx.GraphProto) -> None:
     parsed: dict[bytes, tuple[Any, ir.Shape | None]] = {}  # few types are different in a large graph
     outputs = {value.name for value in graph.outputs}
     bodies = {node.name: node for node in proto.node if any(a.HasField("g") for a in node.attribute)}
-    for node in graph:
+    for node in ir.nodes(graph):
         for value in node.outputs:
             found = infos.get(value.name or "")
             if found is None or value.name in outputs:

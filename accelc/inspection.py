@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from accelc import ir
+from accelc import blocks, ir
+from accelc.blocks import BlockCount
 from accelc.cost import Cost, estimate
 from accelc.data.specs import Dim, InputSpec, output_signature, signature
 from accelc.importer import Imported, read_model
@@ -56,8 +57,8 @@ class Inspection:
     """A model in facts.
 
     bytes: of the file and its external data. external: bytes referred to, by file. largest: the largest weights.
-    functions: nodes by function. subgraphs: how many graphs each operator holds; depth: how deep they nest. repairs:
-    what the importer had to put right.
+    functions: nodes by function. blocks: of attention, normalization and activation, fused or in parts. subgraphs: how
+    many graphs each operator holds; depth: how deep they nest. repairs: what the importer had to put right.
     """
 
     path: str
@@ -75,6 +76,7 @@ class Inspection:
     largest: tuple[WeightInfo, ...]
     external: Mapping[str, int]
     functions: Mapping[str, int]
+    blocks: Mapping[str, BlockCount]
     subgraphs: Mapping[str, int]
     depth: int
     cost: Cost
@@ -110,12 +112,18 @@ def inspect_model(path: str | os.PathLike[str], sizes: Mapping[str, int] | None 
         largest=tuple(largest),
         external=dict(external.most_common()),
         functions={f"{each.domain}.{each.name}".lstrip("."): len(each.node) for each in proto.functions},
+        blocks=_blocks(imported),
         subgraphs=dict(_subgraphs(proto)),
         depth=max(_depth(proto.graph.node), *(_depth(each.node) for each in proto.functions), 0),
         cost=Cost(0, {}, {}, {}),
         repairs=imported.repairs,
     )
     return _with_cost(facts, imported, sizes)
+
+
+def _blocks(imported: Imported) -> dict[str, BlockCount]:
+    found = blocks.tally(blocks.find_blocks(ir.from_proto(imported.inferred)))
+    return blocks.count(found, found)
 
 
 def _with_cost(facts: Inspection, imported: Imported, sizes: Mapping[str, int] | None) -> Inspection:

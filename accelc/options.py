@@ -64,6 +64,12 @@ class Options:
             return Pipeline((*Pipeline.parse("specialize").steps, *chosen.steps))
         return chosen
 
+    def measures(self, pipeline: Pipeline) -> bool:
+        """Whether latency is measured: as asked for, else at -O3 and for chosen passes that trade quality for speed."""
+        if self.measure is not None:
+            return self.measure
+        return any(each.lossy for each in pipeline) if self.custom else self.level >= 3
+
     @property
     def label(self) -> str:
         """Stands in the default name of the result."""

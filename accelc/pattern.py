@@ -150,15 +150,21 @@ def attribute_default(domain: str, op_type: str, name: str, opset: int) -> Any:
 
 @dataclass
 class Trace:
-    """The closest a pattern came, for `--why`."""
+    """The closest a pattern came, for `--why`. among: when given, a match of more of these nodes is closer than one of
+    more nodes.
+    """
 
     depth: int = -1
     where: str = ""
     reason: str = ""
+    among: frozenset[ir.Node] = frozenset()
+    inside: int = -1
 
-    def note(self, matched: int, where: str, reason: str) -> None:
-        if matched > self.depth:
-            self.depth, self.where, self.reason = matched, where, reason
+    def note(self, matched: Sequence[ir.Node], where: str, reason: str, further: int = 0) -> None:
+        """One end of an attempt. further: how far it came after the last node matched."""
+        inside, depth = sum(node in self.among for node in matched), len(matched) + further
+        if (inside, depth) > (self.inside, self.depth):
+            self.inside, self.depth, self.where, self.reason = inside, depth, where, reason
 
 
 class State:
@@ -173,7 +179,7 @@ class State:
     def miss(self, node: ir.Node | None, reason: str) -> None:
         if self.trace is not None:
             where = ir.node_path(node) if node is not None else ir.node_path(self.root)
-            self.trace.note(len(self.nodes), where, reason)
+            self.trace.note(self.nodes, where, reason)
 
 
 def match(pattern: Op, state: State) -> Iterator[State]:

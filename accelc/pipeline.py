@@ -27,17 +27,18 @@ MAX_DEPTH = 20
 
 _EXACT = (
     "inline, constants, fixpoint(dce, fold, control-flow, shapes, identity, algebra, cast, transpose, reshape, slice, "
-    "concat, pad, cse), dedup, dce"
+    "concat, pad, gather, heads, cse), dedup, dce"
 )
 _FUSE = (
-    "fixpoint(batchnorm, conv, gelu, norm, activation, softmax, gemm, fold, identity, transpose, reshape, cse), "
-    "dedup, dce"
+    "recurrent, commute, fixpoint(attention, gelu, norm, activation, resize, group-norm, batchnorm, conv, softmax, "
+    "gemm, layout, fold, shapes, identity, transpose, reshape, cse), merge, dedup, cse, dce"
 )
+_KERNELS = "winograd, skip-norm, epilogue, dedup, share, residual, dce"
 LEVELS: Mapping[int, str] = {
     0: "",
     1: _EXACT,
-    2: f"{_EXACT}, {_FUSE}, residual",
-    3: f"{_EXACT}, {_FUSE}, quantize, residual, dce",
+    2: f"{_EXACT}, {_FUSE}, {_KERNELS}",
+    3: f"{_EXACT}, {_FUSE}, quantize, {_KERNELS}",
 }
 """What each -O level runs, as pipeline text."""
 
@@ -58,16 +59,8 @@ class Fixpoint(Pass):
 
     def _repeat(self, model: ir.Model, ctx: Context) -> PassResult:
         total = 0
-        quiet: dict[int, int] = {}
         for _ in range(MAX_ROUNDS):
-            changed = 0
-            for index, each in enumerate(self.steps):
-                if quiet.get(index) == ctx.version:
-                    continue
-                done = execute(each, model, ctx)
-                changed += done
-                if not done:
-                    quiet[index] = ctx.version
+            changed = sum(execute(each, model, ctx) for each in self.steps)
             total += changed
             if not changed or ctx.fuel.empty:
                 return PassResult(total)
@@ -89,7 +82,7 @@ class Pipeline:
 
         Raises UsageError with the place where the text stops making sense.
         """
-        return cls(tuple(_Parser(text, find or _installed).pipeline()))
+        return cls(tuple(_Parser(text, find or _installed()).pipeline()))
 
     @classmethod
     def level(cls, number: int, find: Callable[[str], type[Pass]] | None = None) -> Pipeline:
@@ -113,9 +106,10 @@ class Pipeline:
         if not isinstance(entries, list) or not all(isinstance(e, dict) and "name" in e for e in entries):
             raise UsageError('has neither pipeline = "..." nor [[pass]] tables with a name', where=str(path))
         steps: list[Pass] = []
+        known = find or _installed()
         for entry in entries:
             options = {key: value for key, value in entry.items() if key != "name"}
-            steps.extend(_steps_of(str(entry["name"]), options, find or _installed))
+            steps.extend(_steps_of(str(entry["name"]), options, known))
         return cls(tuple(steps))
 
     def __str__(self) -> str:
@@ -128,6 +122,7 @@ class Pipeline:
     def run(self, model: ir.Model, ctx: Context) -> list[PassRecord]:
         """Run every pass on the model, in place. Raises PassError."""
         ctx.records = []
+        ctx.quiet.clear()
         for each in self.steps:
             execute(each, model, ctx)
         return ctx.records
@@ -142,9 +137,16 @@ def _flatten(steps: Sequence[Pass]) -> Iterator[Pass]:
 
 
 def execute(each: Pass, model: ir.Model, ctx: Context) -> int:
-    """Run a pass and keep a record of it for the report; a fixpoint is represented by what ran inside it."""
+    """Run a pass and keep a record of it for the report; a fixpoint is represented by what ran inside it.
+
+    A pass that changed nothing runs again only after another one changed something.
+    """
+    if ctx.quiet.get(str(each)) == ctx.version:
+        return 0
     started = time.perf_counter()
     result = run_pass(each, model, ctx)
+    if not result.changes and not result.skipped:
+        ctx.quiet[str(each)] = ctx.version
     for note in result.notes:
         ctx.note(f"{each.name}: {note}")
     if not isinstance(each, Fixpoint):
@@ -165,10 +167,10 @@ def execute(each: Pass, model: ir.Model, ctx: Context) -> int:
     return result.changes
 
 
-def _installed(name: str) -> type[Pass]:
-    from accelc.plugins import find_pass
+def _installed() -> Callable[[str], type[Pass]]:
+    from accelc.plugins import pass_finder
 
-    return find_pass(name)
+    return pass_finder()
 
 
 def _steps_of(name: str, options: Mapping[str, Any], find: Callable[[str], type[Pass]]) -> Sequence[Pass]:

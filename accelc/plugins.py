@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.machinery import SourceFileLoader
@@ -51,8 +51,12 @@ _sources: dict[str, list[str]] = {}
 def entries(kind: str) -> dict[str, Entry]:
     """Every known pass or backend by folded name, nothing loaded yet. Raises PluginError when two claim one name."""
     found: dict[str, Entry] = {}
+    origins: dict[int, str] = {}  # reading a package's name parses all of its metadata
     for point in importlib.metadata.entry_points(group=GROUPS[kind]):
-        origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+        dist = point.dist
+        if dist is not None and id(dist) not in origins:
+            origins[id(dist)] = f"{dist.name} {dist.version}"
+        origin = origins[id(dist)] if dist is not None else point.value
         _claim(found, Entry(fold(point.name), origin, _entry_loader(kind, point, origin)), kind)
     for entry in _loaded[kind].values():
         _claim(found, entry, kind)
@@ -91,8 +95,7 @@ def _checked(found: Any, kind: str, name: str, origin: str) -> Any:
     return found
 
 
-def _find(kind: str, name: str) -> Any:
-    known = entries(kind)
+def _find(kind: str, name: str, known: Mapping[str, Entry]) -> Any:
     entry = known.get(fold(name))
     if entry is None:
         close = difflib.get_close_matches(fold(name), known, 1)
@@ -103,12 +106,18 @@ def _find(kind: str, name: str) -> Any:
 
 def find_pass(name: str) -> type[Pass]:
     """The pass class of a name. Raises UsageError (unknown) or PluginError (cannot be loaded)."""
-    return _find("pass", name)  # type: ignore[no-any-return]
+    return pass_finder()(name)
+
+
+def pass_finder() -> Callable[[str], type[Pass]]:
+    """`find_pass` for many names: what is installed is looked up once."""
+    known = entries("pass")
+    return lambda name: _find("pass", name, known)
 
 
 def find_backend(name: str) -> type[Backend]:
     """The backend class of a name. Raises UsageError (unknown) or PluginError (cannot be loaded)."""
-    return _find("backend", name)  # type: ignore[no-any-return]
+    return _find("backend", name, entries("backend"))  # type: ignore[no-any-return]
 
 
 def load_plugin(source: str) -> list[str]:

@@ -9,12 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from accelc.blocks import BlockCount
+from accelc.decision_store import Decision
 from accelc.measure import Comparison
 from accelc.pass_base import PassRecord
+from accelc.placement import Placement
 from accelc.size import Size
 from accelc.verify import Verdict
 
 SCHEMA = "accelc.report/1"
+SEVERAL = "accelc.reports/1"
+"""Reports for several targets: `reports` holds one of SCHEMA each, `failures` says why a target has none."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,13 @@ class Refusal:
 
 @dataclass
 class Report:
-    """The result of one `optimize`. seconds: wall time by phase. latency: None when it was not measured."""
+    """The result of one `optimize`.
+
+    seconds: wall time by phase. latency: None when it was not measured. decisions: which of several graphs rules chose.
+    unusable: why the target does not work on this machine, else empty. unrun: operators of the result that could not
+    be run here, with their number. placement: where the runtime will run the nodes; None on the processor. blocks:
+    those found and fused, by kind.
+    """
 
     source: str
     output: str
@@ -49,8 +60,13 @@ class Report:
     verdict: Verdict | None = None
     latency: Comparison | None = None
     latency_note: str = ""
+    unusable: str = ""
+    unrun: Mapping[str, int] = field(default_factory=dict)
+    placement: Placement | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     patches: int = 0
+    decisions: Sequence[Decision] = ()
+    blocks: Mapping[str, BlockCount] = field(default_factory=dict)
 
     def changed(self) -> dict[str, PassRecord]:
         """What each pass did in total, in order of first run; passes that changed nothing are left out."""
@@ -72,6 +88,8 @@ class Report:
         body = {each.name: _plain(getattr(self, each.name)) for each in dataclasses.fields(self)}
         if self.latency is not None:
             body["latency"]["verdict"] = self.latency.verdict
+        if self.placement is not None:
+            body["placement"]["text"] = str(self.placement)
         if self.verdict is not None and self.verdict.quality is not None:
             quality = self.verdict.quality
             body["verdict"]["quality"] |= {
@@ -82,6 +100,16 @@ class Report:
     def to_json(self) -> str:
         """The report as JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def several_to_json(reports: Sequence[Report], failures: Mapping[str, str]) -> str:
+    """Reports for several targets as JSON text. failures: target -> error."""
+    body = {
+        "schema": SEVERAL,
+        "reports": [each.to_dict() for each in reports],
+        "failures": [{"target": target, "error": error} for target, error in failures.items()],
+    }
+    return json.dumps(body, indent=2, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

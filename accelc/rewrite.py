@@ -1,8 +1,9 @@
 """The driver: applies rules to a fixpoint, one checked patch at a time.
 
-Rules are indexed by the operator at their root. A worklist holds the nodes a change may have affected, so the cost
-grows with the graph and the number of patches, not with their product. A patch is checked before it is applied: what
-replaces a value must have its type and shape, and the model's outputs keep their names.
+Rules are tried only where the operators at their root can match (accelc.prefilter). A worklist holds the nodes a change
+may have affected, so the cost grows with the graph and the number of patches, not with their product. A patch is
+checked before it is applied: what replaces a value must have its type and shape, and the model's outputs keep their
+names.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING
 from accelc import ir, opsets
 from accelc.errors import RuleError
 from accelc.infer import infer_nodes, refine
-from accelc.pattern import Const, Literal, Op, Scalar, Trace
+from accelc.pattern import Trace
+from accelc.prefilter import Looks, Prefilter
 from accelc.rules import Match, Miss, Rule
 
 if TYPE_CHECKING:
@@ -57,58 +59,12 @@ class Refused(Exception):
     """The patch would change a type, a shape or the signature; it is not applied."""
 
 
-@dataclass(frozen=True)
-class Needs:
-    """What a form asks of a root's inputs at a glance, or what a node's inputs have to offer.
-
-    producers: operators that make them. constant: one is constant. scalar: one is a constant of one element.
-    """
-
-    producers: frozenset[tuple[str, str]]
-    constant: bool
-    scalar: bool
-
-    def met_by(self, found: Needs) -> bool:
-        return self.constant <= found.constant and self.scalar <= found.scalar and self.producers <= found.producers
-
-
-def needs_of(form: Op, feeder: str = "") -> Needs:
-    """What must be there before it is worth trying to match. feeder: one more operator that must make an input."""
-    return Needs(
-        frozenset(each.key for each in form.inputs if isinstance(each, Op)) | ({("", feeder)} if feeder else set()),
-        any(isinstance(each, Literal | Const) for each in form.inputs),
-        any(isinstance(each, Literal | Scalar) for each in form.inputs),
-    )
-
-
-def facts_of(node: ir.Node) -> Needs:
-    """What a node's inputs have to offer."""
-    producers: set[tuple[str, str]] = set()
-    constant = scalar = False
-    for value in node.inputs:
-        if value is None:
-            continue
-        producer = value.producer()
-        if producer is not None:
-            producers.add((producer.domain, producer.op_type))
-            if producer.op_type == "Constant":
-                constant = scalar = True
-        elif value.const_value is not None:
-            constant = True
-            scalar = scalar or value.shape is None or all(dim == 1 for dim in value.shape.dims)
-    return Needs(frozenset(producers), constant, scalar)
-
-
 class Driver:
     """Applies rules."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.stats = {rule.name: RuleStats(rule.name, rule.source) for rule in rules}
-        self._index: dict[tuple[str, str], list[tuple[Rule, tuple[Needs, ...]]]] = {}
-        for rule in rules:
-            for key in dict.fromkeys(form.key for form in rule.before):
-                needs = tuple(needs_of(form, rule.feeder) for form in rule.before if form.key == key)
-                self._index.setdefault(key, []).append((rule, needs))
+        self._prefilter = Prefilter(rules)
 
     def run(self, model: ir.Model, ctx: Context) -> int:
         """Apply until nothing fires or the fuel is spent. Returns the number of patches applied."""
@@ -124,12 +80,12 @@ class Driver:
 
     def _sweep(self, model: ir.Model, ctx: Context) -> int:
         names = ir.names(model)
-        return sum(self._sweep_graph(scope, names, ctx) for scope in ir.scopes(model))
+        return sum(self._sweep_graph(model, scope, names, ctx) for scope in ir.scopes(model))
 
-    def _sweep_graph(self, scope: ir.Scope, names: ir.Names, ctx: Context) -> int:
+    def _sweep_graph(self, model: ir.Model, scope: ir.Scope, names: ir.Names, ctx: Context) -> int:
         graph, fired = scope.graph, 0
         limit = _PATCHES_PER_NODE * len(graph) + _FREE_PATCHES
-        queue = deque(node for node in graph if (node.domain, node.op_type) in self._index)
+        queue = deque(self._prefilter.candidates(ctx.analysis(Looks, model).of(graph)))
         waiting = set(queue)
         while queue and not ctx.fuel.empty:
             node = queue.popleft()
@@ -150,7 +106,7 @@ class Driver:
                     "does not terminate", where=f"rule {self._busiest()}", why=f"{fired} patches in one graph"
                 )
             for each in apply(patch, scope, names):
-                if each.graph is graph and each not in waiting and (each.domain, each.op_type) in self._index:
+                if each.graph is graph and each not in waiting:
                     waiting.add(each)
                     queue.append(each)
         return fired
@@ -159,10 +115,7 @@ class Driver:
         return max(self.stats.values(), key=lambda stats: stats.fired).rule
 
     def _try(self, node: ir.Node, scope: ir.Scope, ctx: Context) -> Patch | None:
-        found = facts_of(node)
-        for rule, needs in self._index.get((node.domain, node.op_type), ()):
-            if not any(need.met_by(found) for need in needs):
-                continue
+        for rule in self._prefilter.rules(node):
             if ctx.disabled(rule.name):
                 continue
             stats = self.stats[rule.name]
@@ -194,12 +147,12 @@ def propose(
         except Miss as miss:
             discard(match.op.nodes)
             if trace is not None:
-                trace.note(len(match.nodes) + 1, ir.node_path(root), str(miss))
+                trace.note(match.nodes, ir.node_path(root), str(miss), 1)
         except Refused as refused:
             discard(match.op.nodes)
             stats.refused[str(refused)] = stats.refused.get(str(refused), 0) + 1
             if trace is not None:
-                trace.note(len(match.nodes) + 2, ir.node_path(root), f"the patch was refused: {refused}")
+                trace.note(match.nodes, ir.node_path(root), f"the patch was refused: {refused}", 2)
     return None
 
 
@@ -340,9 +293,10 @@ def remove_dead(nodes: Iterable[ir.Node]) -> list[ir.Node]:
         if not isinstance(graph, ir.Graph) or any(ir.use_count(v) or v.is_graph_output() for v in node.outputs):
             continue
         sources = [value for value in node.inputs if value is not None]
-        captured = [value for inner in ir.subgraphs(node) for value in ir.captured(inner)]
+        inside = list(ir.subgraphs(node))
+        captured = [value for inner in inside for value in ir.captured(inner)]
         graph.remove(node, safe=True)
-        for inner in ir.subgraphs(node):
+        for inner in inside:
             ir.detach(inner)
         for value in [*sources, *captured]:
             producer = value.producer()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from mmap import mmap
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from accelc import ir
 from accelc.errors import UsageError
-from accelc.importer import Imported, import_proto, read_model
+from accelc.importer import INSIDE, Imported, import_proto, read_model
 from accelc.infer import absorb
 from accelc.size import Size, size_of_proto
 
@@ -39,7 +41,7 @@ class Source:
             kind = type(model).__name__
             raise UsageError(f"cannot optimize a {kind}", hint="give a path, a ModelProto or an accelc.ir.Model")
         path = Path(model)
-        return cls(path, read_model(path))
+        return cls(path, read_model(path, leave_weights=True))
 
     @property
     def base_dir(self) -> Path:
@@ -58,19 +60,27 @@ class Source:
 
     def proto(self) -> onnx.ModelProto:
         """The repaired proto, to keep: every call returns another one."""
-        if self._unused is not None:
-            unused, self._unused = self._unused, None
-            return unused
         if self._held is not None:
-            proto = onnx.ModelProto()
-            proto.ParseFromString(self._held)
-            return proto
+            return onnx.ModelProto.FromString(self._held)
         assert self.path is not None
         return read_model(self.path).proto
 
+    def _light(self) -> tuple[onnx.ModelProto, mmap | None]:
+        """The same with large weights left in the file that comes with it."""
+        if self._unused is not None:
+            unused, self._unused = self._unused, None
+            return unused, self.imported.file
+        if self.path is None:
+            return self.proto(), None
+        again = read_model(self.path, leave_weights=True)
+        return again.proto, again.file
+
     def fresh(self) -> ir.Model:
         """The graph as imported, with types and shapes inferred; every call returns a new one."""
-        model = ir.from_proto(self.proto(), self.base_dir, self.imported.generated_names)
+        proto, file = self._light()
+        model = ir.from_proto(proto, self.base_dir, self.imported.generated_names)
+        if file is not None:
+            _map_weights(model, file)
         absorb(model.graph, self.imported.inferred.graph)
         return model
 
@@ -87,3 +97,14 @@ class Source:
         yield self.path
         if self.imported.repairs:
             yield read_model(self.path).proto.SerializeToString()
+
+
+def _map_weights(model: ir.Model, file: mmap) -> None:
+    """Let the weights that were left in the model's file be arrays over it; none of their bytes are copied."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and str(tensor.location) == INSIDE:
+            shape = tuple(int(dim) for dim in tensor.shape.numpy())
+            array = np.frombuffer(file, tensor.dtype.numpy(), tensor.size, tensor.offset or 0).reshape(shape)
+            made = ir.Tensor(array, tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+            value.const_value = made

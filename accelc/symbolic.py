@@ -317,8 +317,8 @@ class _Walk:
         for value in graph.inputs:
             self.facts.shapes.setdefault(value, None)
             self.facts.contents[value] = None
-        for node in graph:
-            if node.attributes:
+        for node in ir.nodes(graph):
+            if node.attributes.data:
                 for inner in ir.subgraphs(node):
                     self.graph(inner)
             self.visit(node)

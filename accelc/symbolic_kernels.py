@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 KERNELS: Table = {}
 
 
-def shape_of(ops: str) -> Callable[[Rule], Rule]:
+def shape_of(ops: str, domain: str = "") -> Callable[[Rule], Rule]:
     """Register a function for some operators."""
-    return registrar(KERNELS, ops)
+    return registrar(KERNELS, ops, domain)
 
 
 @shape_of(
@@ -134,6 +134,25 @@ def _conv_transpose(v: View) -> Sequence[Dims | None]:
 def _global_pool(v: View) -> Sequence[Dims | None]:
     dims = v.dims(0)
     return [None if dims is None else (*dims[:2], *(1,) * (len(dims) - 2))]
+
+
+@shape_of("Attention")
+def _attention(v: View) -> Sequence[Dims | None]:
+    q, values = v.dims(0), v.dims(2)
+    if q is None or values is None or len(q) != len(values):
+        return [None]
+    if len(q) == 4:
+        return [(*q[:3], values[3])]
+    many, few = v.attr("q_num_heads"), v.attr("kv_num_heads")
+    return [(*q[:2], values[2] if many == few else None)]
+
+
+@shape_of("MultiHeadAttention", "com.microsoft")
+def _multi_head_attention(v: View) -> Sequence[Dims | None]:
+    q, values = v.dims(0), v.dims(2) if v.has("", 2) else None
+    if q is None or len(q) != 3 or values is None:
+        return [None]
+    return [(*q[:2], values[2] if len(values) == 3 else e.product((values[1], values[3])))]
 
 
 @shape_of("LSTM GRU RNN")

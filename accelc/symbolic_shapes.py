@@ -149,12 +149,16 @@ def _reshape(v: View) -> Sequence[Dims | None]:
     total = None if dims is None else e.product(dims)
     if -1 in target:
         hole = target.index(-1)  # the operator fails where the others multiply to 0, unless allowzero is set
-        certain = not allowzero or all(size == -1 or e.positive(size) for size in target)
+        certain = not allowzero or hole_is_certain(target, dims)
         sizes[hole] = e.floordiv(total, _others(sizes, hole)) if certain else None
     else:
         unknown = [axis for axis, size in enumerate(sizes) if size is None]
         if len(unknown) == 1 and all(e.positive(size) for size in sizes if size is not None):
             sizes[unknown[0]] = e.quotient(total, _others(sizes, unknown[0]))
+        # A symbol that is 0 would copy a dimension; without elements that fits only where another symbol is 0 as well,
+        # in a model run on an input that is empty in two ways.
+        for axis in unknown:
+            sizes[axis] = target[axis] if sizes[axis] is None and e.zero_with(target[axis], total) else sizes[axis]
     for axis, size in enumerate(target):
         if sizes[axis] is None and size != -1:
             v.unless_zero(axis, size)
@@ -173,6 +177,22 @@ def _reshape_dim(v: View, size: Number, axis: int, allowzero: bool) -> Number:
     if size == 0 or v.same_unless_zero(size, dims[axis]):
         return dims[axis]
     return size if e.zero_with(size, dims[axis]) else None
+
+
+def hole_is_certain(target: Sequence[Number], dims: Dims | None) -> bool:
+    """Whether the -1 of a Reshape with allowzero is what is left, also where a symbol is 0.
+
+    The runtime leaves dimensions of 0 out on both sides then, so each symbol must be a dimension of the input, and
+    what is left must not be 0.
+    """
+    rest = list(dims or ())
+    for size in target:
+        if size == -1 or e.positive(size):
+            continue
+        if size is None or size not in rest:
+            return False
+        rest.remove(size)
+    return rest == list(dims or ()) or all(e.positive(size) for size in rest)
 
 
 def _others(sizes: Sequence[Number], hole: int) -> Number:

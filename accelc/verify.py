@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from accelc import compare, streamed
+from accelc.backend_base import Backend
 from accelc.data import (
     EvalData,
     Feed,
@@ -30,6 +31,7 @@ from accelc.data import (
     typical_feed,
 )
 from accelc.errors import AccelcError, ModelError, UsageError
+from accelc.importer.parse import read_proto
 from accelc.quality import over_budget
 from accelc.runner import Runner, RuntimeFailure, Session
 from accelc.source import Source
@@ -182,11 +184,10 @@ class Verifier:
         assert failure is not None
         raise failure
 
-    def _session(self, form: Path | bytes) -> tuple[Run, Callable[[], None]]:
+    def _session(self, form: Path | bytes, on: Backend | None = None) -> tuple[Run, Callable[[], None]]:
         folder = self.source.base_dir if isinstance(form, bytes) else None
-        session: Session = self.runner.load(
-            form, optimize=False, threads=1, folder=folder, config=PLAIN, timeout=LOAD_LIMIT_S
-        )
+        load = self.runner.load if on is None else partial(on.load, self.runner)
+        session: Session = load(form, optimize=False, threads=1, folder=folder, config=PLAIN, timeout=LOAD_LIMIT_S)
         limit = RUN_LIMIT_S if self.data_path is None else DATA_RUN_LIMIT_S
         return partial(self.runner.run, session, timeout=limit), partial(self.runner.close, session)
 
@@ -241,15 +242,15 @@ class Verifier:
         found = infer_hints(proto, symbols)
         return replace(found, axes={**found.axes, **axes})
 
-    def judge(self, result: Path, judge: Judge) -> Verdict:
-        """Run a result on the reference's samples and compare."""
+    def judge(self, result: Path, judge: Judge, on: Backend | None = None) -> Verdict:
+        """Run a result on the reference's samples and compare. on: where, instead of the processor."""
         reference = self.reference
         if reference.skipped:
             return Verdict("skipped", reference.skipped)
-        proto = onnx.load(str(result), load_external_data=False)
+        proto = read_proto(result, leave_weights=True)[0]
         big = streamed.weight_bytes(proto) > streamed.STREAMING_THRESHOLD
         try:
-            run, close = self._streamed(result) if big else self._session(result)
+            run, close = self._streamed(result) if big else self._session(result, on)
         except AccelcError as error:
             return Verdict("different", f"the result does not load: {getattr(error, 'why', '') or error}")
         try:

@@ -1,4 +1,4 @@
-"""What surrounds a convolution folded into it: bias, scales, normalization of its input, padding."""
+"""What surrounds a convolution folded into it: bias, scales, normalization of its input; padding is in padding.py."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from accelc.pass_base import RulePass
 from accelc.pattern import Const, Maybe, Op, Ops, Term, Var
 from accelc.rules import Law, Match, rule, rules_of
 
+from . import padding
 from ._folding import Array, float64, optional, per_channel, require_no_growth, require_own, rounded
 
 
@@ -143,76 +144,12 @@ def add_conv(op: Ops, x: Var, w: Const, b: Maybe, c: Const) -> Law:
     return op.Conv(shifted, w, b, _as="conv", _any=True), after, _unpadded
 
 
-# --- padding ---------------------------------------------------------------------------------------------------------
-
-
-def _pads(op: Ops, x: Var, p: Const, value: Maybe, axes: Maybe) -> Term:
-    return op.any_of(op.Pad(x, pads=..., _as="pad"), op.Pad(x, p, value, axes, _as="pad"))
-
-
-def _spatial_pads(m: Match, rank: int) -> list[int]:
-    """Zeros that Pad puts around the spatial dimensions: begins, then ends. A miss for any other padding."""
-    given = m.attr("pads", node="pad")
-    if given is None:
-        given = m.const("p").tolist()
-        value = optional(m, "value")
-        m.require(value is None or (value.size == 1 and value.reshape(())[()] == 0), "does not pad with zeros")
-    axes = optional(m, "axes")
-    chosen = list(range(rank)) if axes is None else [int(axis) % rank for axis in axes.reshape(-1)]
-    m.require(len(given) == 2 * len(chosen) and len(set(chosen)) == len(chosen), "the pads do not fit the axes")
-    begins, ends = [0] * rank, [0] * rank
-    for index, axis in enumerate(chosen):
-        begins[axis], ends[axis] = int(given[index]), int(given[index + len(chosen)])
-    m.require(min(begins + ends) >= 0, "crops")
-    m.require(not any(begins[:2] + ends[:2]), "pads the batch or the channels")
-    return begins[2:] + ends[2:]
-
-
-def _joined(m: Match, added: list[int]) -> list[int]:
-    m.require(m.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID"), "the root pads by auto_pad")
-    own = m.attr("pads") or [0] * len(added)
-    m.require(len(own) == len(added), "the pads are not of the same rank")
-    return [a + int(b) for a, b in zip(added, own, strict=True)]
-
-
-@rule(exact=False)
-def pad_conv(op: Ops, x: Var, p: Const, value: Maybe, axes: Maybe, w: Var, b: Maybe) -> Law:
-    """Conv(Pad(x, p), w, b, pads=q) == Conv(x, w, b, pads=p + q)     zeros around spatial dimensions only"""
-
-    def after(m: Match) -> Any:
-        pads = _joined(m, _spatial_pads(m, len(m.dims("w"))))
-        return m.op.copy(m.root, [m.x, m.w, m["b"]], pads=pads, auto_pad=None)
-
-    return op.Conv(_pads(op, x, p, value, axes), w, b, _any=True), after
-
-
-@rule(exact=False)
-def pad_average_pool(op: Ops, x: Var, p: Const, value: Maybe, axes: Maybe) -> Law:
-    """AveragePool(Pad(x, p)) == AveragePool(x, pads=p, count_include_pad=1)     zeros around spatial dimensions only"""
-
-    def after(m: Match) -> Any:
-        kernel = m.attr("kernel_shape")
-        m.require(not m.attr("ceil_mode"), "rounds the size up")
-        m.require(all(each == 1 for each in m.attr("dilations") or ()), "is dilated")
-        m.require(m.attr("count_include_pad") or not any(m.attr("pads") or ()), "does not count its own padding")
-        sizes = m.dims("x")[2:]
-        m.require(all(isinstance(size, int) and size > 0 for size in sizes), "a dimension may be empty")
-        pads = _joined(m, _spatial_pads(m, len(kernel) + 2))
-        m.require(all(pad < size for pad, size in zip(pads, [*kernel, *kernel], strict=True)), "pads a whole window")
-        return m.op.copy(m.root, [m.x], pads=pads, count_include_pad=1, auto_pad=None)
-
-    def counts_padding(m: Match) -> bool | str:
-        return m.opset >= 7 or "cannot count its padding before opset 7"
-
-    return op.AveragePool(_pads(op, x, p, value, axes), _any=True), after, counts_padding
-
-
-RULES = rules_of(globals())
+RULES = (*rules_of(globals()), *padding.RULES)
 
 
 @dataclass(frozen=True)
 class Conv(RulePass):
-    """Fold bias, scales, input normalization and padding into convolutions and average pooling."""
+    """Fold bias, scales and input normalization into convolutions, and padding into convolutions and pooling."""
 
     name = "conv"
     exact = False

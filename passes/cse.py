@@ -53,7 +53,7 @@ class _Walk:
         seen: dict[Any, ir.Node] = {}
         visible = (*outer, seen)
         merged = 0
-        for node in graph:
+        for node in ir.nodes(graph):
             for inner in ir.subgraphs(node):
                 merged += self.graph(inner, visible)
             key = self._key(node)

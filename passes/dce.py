@@ -55,7 +55,7 @@ class Dce(Pass):
 def _nodes(graph: ir.Graph, ctx: Context) -> int:
     """Remove dead nodes of a graph and of the subgraphs of those that live, last first, so that one walk finds all."""
     removed = 0
-    for node in reversed(list(graph)):
+    for node in reversed(ir.nodes(graph)):
         inner = list(ir.subgraphs(node))
         if any(is_used(value) for value in node.outputs):
             removed += sum(_nodes(each, ctx) for each in inner)
@@ -69,8 +69,10 @@ def _nodes(graph: ir.Graph, ctx: Context) -> int:
 
 def _outputs(node: ir.Node, ctx: Context) -> int:
     """Leave out unused optional outputs at the end of a node's list."""
-    least = _OPTIONAL_OUTPUTS.get((node.domain, node.op_type), len(node.outputs))
     count = len(node.outputs)
+    if count == 1:
+        return 0
+    least = _OPTIONAL_OUTPUTS.get((node.domain, node.op_type), count)
     while count > least and not is_used(node.outputs[count - 1]):
         count -= 1
     if count == len(node.outputs) or not ctx.spend("unused_output", ir.node_path(node)):

@@ -19,7 +19,8 @@ from ._folding import NODE_BYTES, Array, is_inner
 
 _HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _ONES_BYTES = 6 * NODE_BYTES
-"""A scale of ones may take what the operators it stands for take in a file."""
+_ONES_SHARE = 1 / 256
+"""A scale of ones may take what the operators it stands for take in a file, or this share of the graph's weights."""
 
 
 # --- terms -----------------------------------------------------------------------------------------------------------
@@ -214,8 +215,12 @@ def layer_norm_plain(op: Ops, x: Var, eps: Scalar, a: Const, b: Const) -> Law:
 
 
 def _ones(m: Match, sizes: tuple[int, ...]) -> Array:
+    """A scale of ones, of which the file will hold one for all norms of a size."""
     ones = np.ones(sizes, m.dtype("x").numpy())
-    m.require(ones.nbytes <= _ONES_BYTES, "a scale of ones would make the file larger")
+    if ones.nbytes > _ONES_BYTES:
+        tensors = (ir.const_tensor(value) for value in m.graph.initializers.values())
+        weights = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        m.require(ones.nbytes <= _ONES_SHARE * weights, "a scale of ones would make the file larger")
     return ones
 
 
@@ -272,6 +277,18 @@ def rms_norm_cast(op: Ops, x: Var, g: Var, eps: Scalar, a: Const) -> Law:
 
     before = [op.Mul(_cast(op, form, "down"), g) for form in _rms(op, _cast(op, x, "up"), eps, a)]
     return before, after, dtype_in("x", _HALVES), _RMS_KERNEL, is_inner
+
+
+@rule(exact=False, shared=True, opset=23)
+def rms_norm_plain(op: Ops, x: Var, eps: Scalar, a: Const) -> Law:
+    """x / sqrt(mean x² + eps) == RMSNormalization(x, 1)     where the ones cost nothing; ai.onnx 23"""
+
+    def after(m: Match) -> Any:
+        axis, sizes = _normalized(m, ("mean",))
+        _require_no_scale(m)
+        return m.op.RMSNormalization(m.x, _ones(m, sizes), axis=axis, epsilon=_epsilon(m))
+
+    return list(_rms(op, x, eps, a)), after, dtype_in("x", FLOATS), _RMS_KERNEL, is_inner
 
 
 @rule(exact=False)

@@ -29,8 +29,8 @@ class Quantize(Pass):
     """Compute MatMul, Gemm and Gather in int8 where quality stays inside the budget and the model gets faster.
 
     bits: of the weights; by default 8, or 7 where the processor's products saturate. per_channel: a scale for each
-    output column instead of one. embeddings: tables as well. measure: time it; else everything inside the quality
-    budget is quantized. budget: seconds for timing.
+    output column instead of one. embeddings: tables as well. measure: time it, unless measuring is switched off as
+    a whole; else everything inside the quality budget is quantized. budget: seconds for timing.
     """
 
     name = "quantize"
@@ -48,6 +48,8 @@ class Quantize(Pass):
             raise ValueError(f"budget={self.budget:g} must be above 0 seconds")
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
+        if ctx.fuel.empty:
+            return PassResult(skipped="out of fuel")
         if ctx.target.provider != "CPUExecutionProvider":
             return PassResult(skipped=f"{ctx.target.provider} has no int8 kernels for products")
         scheme = Scheme.of(ctx.target, bits=self.bits, per_channel=self.per_channel, vendor=_has_vendor_kernels(ctx))
@@ -67,7 +69,8 @@ class Quantize(Pass):
     def _search(self, model: ir.Model, ctx: Context, search: Search) -> PassResult:
         found = search.found
         units: list[Unit] = list(found.units)
-        if self.measure:
+        measure = self.measure and ctx.settings.measure
+        if measure:
             ctx.progress("quantize: timing layers")
             search.find_rows()
             units = search.faster_alone(units, _ALONE_SHARE * self.budget)
@@ -79,7 +82,7 @@ class Quantize(Pass):
         if all(found.tables(unit) for unit in units):
             return PassResult(skipped=f"no layer stays inside --max-drop: {over}", details=_details(found, search))
         speed: Comparison | None = None
-        if self.measure:
+        if measure:
             ctx.progress("quantize: timing the model")
             units, speed = self._fastest(search, units)
             if speed.verdict != "faster":
@@ -98,7 +101,13 @@ class Quantize(Pass):
         seconds = (1 - _ALONE_SHARE) * self.budget
         products = [unit for unit in units if not search.found.tables(unit)]
         choices = [units, products] if len(products) < len(units) else [units]
-        speeds = search.trial.compare([search.candidate(choice) for choice in choices], seconds)
+
+        def compare() -> list[Comparison]:
+            return search.trial.compare([search.candidate(choice) for choice in choices], seconds)
+
+        # The same layers of the same model: attempts of one compile differ in little else, and must choose alike.
+        key = ("quantize", str(search.scheme), *(search.signature(choice) for choice in choices))
+        speeds = search.trial.ctx.decisions.once(key, compare)
         if len(choices) > 1 and (speeds[0].high < speeds[1].low or _only_second_is_faster(*speeds)):
             for unit in set(units) - set(products):
                 search.drop(unit, f"slower with it: {ratio_text(speeds[0])} against {ratio_text(speeds[1])}")

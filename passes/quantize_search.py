@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -12,7 +13,6 @@ import onnx
 
 from accelc import ir
 from accelc.infer import infer_model
-from accelc.measure import compare
 from accelc.quality import Quality
 
 from .quantize_emit import Rounded, quantize_layers, rounded
@@ -20,8 +20,11 @@ from .quantize_layers import Found, Layer, find_layers
 from .quantize_numbers import Floats, Scheme, product_error, smoothing
 from .quantize_trial import Trial
 
+RULE = "quantize"
+"""Under this name the decisions for single shapes are kept."""
 _ALONE_S = 0.3
 """Seconds for timing one shape alone."""
+_ALONE_ERROR = 0.2
 _LARGE = 1 << 24
 """Elements of a weight above which int8 is taken to pay without being timed alone."""
 _CLEARLY = 0.8
@@ -64,6 +67,12 @@ class Search:
         """The wanted ones of the layers of the model or a copy, with their smoothing, in the order of the graph."""
         return [replace(layer, smooth=self.smooth.get(i)) for i, layer in enumerate(layers) if i in wanted]
 
+    def signature(self, units: Iterable[Unit]) -> tuple[tuple[str, int, int, bool], ...]:
+        """What tells a candidate from others: its layers by place and shape, and which of them are smoothed."""
+        layers = self.found.layers
+        indices = sorted(index for unit in units for index in unit)
+        return tuple((layers[i].path, layers[i].k, layers[i].n, i in self.smooth) for i in indices)
+
     def drop(self, unit: Sequence[int], reason: str) -> None:
         self.dropped.update(dict.fromkeys(unit, reason))
 
@@ -79,18 +88,16 @@ class Search:
 
     def faster_alone(self, units: Sequence[Unit], seconds: float) -> list[Unit]:
         """Leave out units whose products are slower in int8 when timed alone, the heaviest first while time is left."""
-        work: dict[tuple[int, int, int], int] = {}
+        counts: Counter[tuple[int, int, int]] = Counter()
         for index, rows in self.rows.items():
             layer = self.found.layers[index]
             if rows and layer.k * layer.n <= _LARGE:
-                key = (rows, layer.k, layer.n)
-                work[key] = work.get(key, 0) + prod(key)
-        ratios: dict[tuple[int, int, int], float] = {}
+                counts[rows, layer.k, layer.n] += 1
+        ratios: dict[tuple[int, int, int], float | None] = {}
         end = time.monotonic() + seconds
-        for key in sorted(work, key=lambda each: (-work[each], each)):
-            if time.monotonic() > end:
-                break
-            ratios[key] = self.time_alone(*key)
+        for key in sorted(counts, key=lambda each: (-counts[each] * prod(each), each)):
+            left = _ALONE_S if time.monotonic() < end else 0.0
+            ratios[key] = self.time_alone(*key, left, counts[key])
         kept = []
         for unit in units:
             layers = [(index, self.found.layers[index]) for index in unit]
@@ -102,22 +109,30 @@ class Search:
                 kept.append(unit)
         return kept
 
-    def time_alone(self, rows: int, k: int, n: int) -> float:
-        """The time of a float product [rows, k] x [k, n] over that of its int8 form."""
-        rng = np.random.default_rng(0)
-        float_model = _product(k, n, rng)
-        int8_model = _product(k, n, rng)
-        layers = find_layers(int8_model, embeddings=False, portable=self.portable).layers
-        quantize_layers(int8_model, layers, self.scheme, lambda *_: True)
-        runner = self.trial.ctx.runner
-        sessions = [self.trial.load(each, optimize=True) for each in (float_model, int8_model)]
-        try:
-            feed = {"x": rng.standard_normal((rows, k), np.float32)}
-            (found,) = compare(runner, sessions[0], sessions[1:], [feed], _ALONE_S, seed=self.trial.ctx.settings.seed)
-        finally:
-            for session in sessions:
-                runner.close(session)
-        return found.ratio
+    def time_alone(self, rows: int, k: int, n: int, seconds: float = _ALONE_S, layers: int = 1) -> float | None:
+        """The time of a float product [rows, k] x [k, n] over that of its int8 form; None where nothing was timed.
+
+        seconds: for the timing; with 0 only what is known counts. layers: how many are of this shape.
+        """
+
+        def build() -> dict[str, ir.Model]:
+            models = {name: _product(rows, k, n) for name in ("float", "int8")}
+            found = find_layers(models["int8"], embeddings=False, portable=self.portable).layers
+            quantize_layers(models["int8"], found, self.scheme, lambda *_: True)
+            return models
+
+        operators = ", ai.onnx only" if self.portable else ""
+        decision = self.trial.ctx.decision(
+            RULE,
+            f"[{rows}, {k}] x [{k}, {n}], {self.scheme}{operators}",
+            "int8",
+            build,
+            places=layers,
+            tolerance=_ALONE_ERROR,  # far more than rounding; the quality is judged on the whole model
+            certain=False,
+            seconds=seconds,
+        )
+        return decision.ratio
 
     # --- quality
 
@@ -212,15 +227,15 @@ class Search:
         return float(np.linalg.norm(error)) / size if size else 0.0
 
 
-def _product(k: int, n: int, rng: np.random.Generator) -> ir.Model:
-    """A model y = x w + b with random weights."""
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+def _product(rows: int, k: int, n: int) -> ir.Model:
+    """A model y = x w + b with x [rows, k] and random weights."""
+    helper, kind, rng = onnx.helper, onnx.TensorProto.FLOAT, np.random.default_rng(0)
     weights = {"w": rng.standard_normal((k, n), np.float32), "b": rng.standard_normal(n, np.float32)}
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["t"], "product"), helper.make_node("Add", ["t", "b"], ["y"], "add")],
         "alone",
-        [helper.make_tensor_value_info("x", kind, ["M", k])],
-        [helper.make_tensor_value_info("y", kind, ["M", n])],
+        [helper.make_tensor_value_info("x", kind, [rows, k])],
+        [helper.make_tensor_value_info("y", kind, [rows, n])],
         [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))

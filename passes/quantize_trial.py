@@ -61,6 +61,8 @@ class Trial:
         """Raises RuntimeFailure."""
         proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
         data = proto.SerializeToString()
+        if optimize and self.ctx.backend is not None:
+            return self.ctx.backend.load(self.ctx.runner, data, folder=self.folder)
         threads = None if optimize else 1
         return self.ctx.runner.load(data, optimize=optimize, threads=threads, folder=self.folder)
 

@@ -21,7 +21,7 @@ from accelc.pass_base import Pass, PassResult
 from accelc.rewrite import RuleStats
 from accelc.symbolic import Facts, Shape
 from accelc.symbolic_contents import FLOATS, Array, Ratio, objects
-from accelc.symbolic_shapes import FAR, reaches, slices
+from accelc.symbolic_shapes import FAR, hole_is_certain, reaches, slices
 
 _LAWS = {
     "shape-constant": "a value whose elements are all known == a constant",
@@ -105,7 +105,7 @@ class _Work:
     def resolve(self, scope: ir.Scope) -> None:
         """Resolve the nodes of one graph: first those that take a shape, so that chains nobody needs then are gone."""
         for step in (self.operator, self.constants):
-            for node in list(scope.graph):
+            for node in ir.nodes(scope.graph):
                 if self.ctx.fuel.empty:
                     return
                 if node.graph is scope.graph and not node.domain and node.op_type != "Constant":
@@ -173,8 +173,8 @@ class _Work:
         kept = [
             axis < len(dims) and self.copies(size, dims[axis], allowzero=allowzero) for axis, size in enumerate(target)
         ]
-        if allowzero and -1 in target and not all(size == -1 or e.positive(size) for size in target):
-            return  # the runtime has its own meaning for this
+        if allowzero and -1 in target and not hole_is_certain(target, dims):
+            return
         holes = sum(not keep for keep in kept)
         if len(target) == len(dims) and (holes == 0 or (holes == 1 and target[kept.index(False)] == -1)):
             self.bypass("reshape-noop", node, x)
@@ -182,6 +182,8 @@ class _Work:
         if ir.is_constant(shape):
             return
         sizes = self.reshape_sizes(node, dims, target, kept, allowzero=allowzero)
+        if allowzero and sizes is not None and -1 in sizes and -1 in target:
+            return  # without allowzero the runtime refuses to find a -1 where there are no elements
         if sizes is not None and self.spend("reshape-constant", node):
             self.set_shape(scope, node, sizes)
             node.attributes.pop("allowzero", None)

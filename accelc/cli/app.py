@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from accelc.cli import inspect, listing, models, optimize, system
+from accelc.cli import decisions, inspect, listing, models, optimize, system
 from accelc.cli.common import printable
 from accelc.errors import AccelcError
 
@@ -196,6 +196,7 @@ for _command in (
     listing.passes,
     listing.rules,
     system.doctor,
+    decisions.decisions,
     models.reproduce,
 ):
     program.add_command(_command)

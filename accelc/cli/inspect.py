@@ -78,7 +78,7 @@ def _print(out: Console, found: Inspection) -> None:
 
 
 def _facts(found: Inspection) -> list[tuple[str, str | Text]]:
-    from accelc.cli.render import size
+    from accelc.cli.render import block_count, size
 
     rows: list[tuple[str, str | Text]] = [
         ("nodes", f"{found.size.nodes:,}"),
@@ -94,6 +94,8 @@ def _facts(found: Inspection) -> list[tuple[str, str | Text]]:
         rows.append(("operations", f"{_amount(found.cost.flops)}{with_sizes}"))
     if found.cost.uncounted:
         rows.append(("not counted", f"{_pairs(found.cost.uncounted, ' x')}: their shapes are not known"))
+    if found.blocks:
+        rows.append(("fused", ", ".join(block_count(kind, have) for kind, have in found.blocks.items())))
     rows += [("data file", f"{name}, {size(count)} used") for name, count in found.external.items()]
     rows += [("function", f"{name}, {count} nodes") for name, count in found.functions.items()]
     if found.subgraphs:

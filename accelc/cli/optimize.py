@@ -22,18 +22,22 @@ from accelc.cli.common import (
 from accelc.errors import UsageError
 
 if TYPE_CHECKING:
-    from accelc.api import Result
+    from accelc.cli.why import Subject
     from accelc.instrument import Instrument, Timer
+    from accelc.targets import Failure, Result
 
 EPILOG = """\b
 Examples:
-  accelc optimize model.onnx                      rounding-level fusion, verified and measured
+  accelc optimize model.onnx                      rounding-level fusion, verified
+  accelc optimize model.onnx --measure            measure alternatives and the result; nothing slower
   accelc optimize model.onnx -O1 --portable       bit-equal, ai.onnx operators only
   accelc optimize model.onnx -O3 --max-drop 0.5%  lower precision inside a quality budget
   accelc optimize model.onnx --inputs samples.npz judge on your data (and labels)
   accelc optimize model.onnx --shape ids=1x128    fix an input's dimensions
   accelc optimize model.onnx --passes "O2, prune{sparsity=0.5}"
-  accelc optimize model.onnx --why gelu_erf       the nearest thing to a match, and what stopped it
+  accelc optimize model.onnx --ep cpu --ep cuda   a file for each: model.O2.cpu.onnx, model.O2.cuda.onnx
+  accelc optimize model.onnx --why attention      each block that stays in parts, and what stopped it
+  accelc optimize model.onnx --why gelu_erf       the nearest thing to a match of a rule
 
 \b
 Levels:
@@ -42,8 +46,9 @@ Levels:
   -O2  and fusion for the target: equal up to rounding
   -O3  and lower precision inside --max-drop, where it is measured faster
 
-Without --passes the result is never larger, never slower, and computes the same; what fails a check is undone and
-named in the report. The result goes to -o, by default MODEL.O2.cpu.onnx beside the model.
+Without --passes the result is never larger and computes the same, and where latency is measured never slower; what
+fails a check is undone and named in the report. The result goes to -o, by default MODEL.O2.cpu.onnx beside the model.
+A target that does not work on this machine is compiled for all the same; the report says what could not be checked.
 """
 
 
@@ -55,9 +60,14 @@ named in the report. The result goes to -o, by default MODEL.O2.cpu.onnx beside 
     "targets",
     multiple=True,
     metavar="NAME",
-    help="Execution provider to optimize for, as cpu or cpu:threads=1.",
+    help="Execution provider to optimize for, as cpu or cpu:threads=1; again for more targets.",
 )
-@click.option("-o", "--output", metavar="FILE", help="Where to write the result. The model itself may be named.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE|DIR",
+    help="Where to write the result; {ep} in a name stands for the target. The model itself may be named.",
+)
 @click.option("--passes", metavar="TEXT", help='Passes to run instead of a level, as "O2, prune{sparsity=0.5}".')
 @click.option("--pipeline", metavar="FILE.toml", help="The same, from a file.")
 @click.option("--inputs", metavar="NPZ|DIR", help="Inputs (and labels) to verify and measure on, arrays by input name.")
@@ -71,7 +81,8 @@ named in the report. The result goes to -o, by default MODEL.O2.cpu.onnx beside 
 @click.option(
     "--measure/--no-measure",
     default=None,
-    help="Measure latency and undo what is slower (default: up to 20,000 nodes and 1 GiB of weights).",
+    help="Measure alternatives on the target, choose the faster, and undo what is slower; else shipped defaults "
+    "decide.  [default: at -O3, up to 20,000 nodes and 1 GiB of weights]",
 )
 @click.option("--portable", is_flag=True, help="Use operators of ai.onnx only.")
 @click.option(
@@ -93,7 +104,11 @@ named in the report. The result goes to -o, by default MODEL.O2.cpu.onnx beside 
 @click.option("--dump-dir", metavar="DIR", help="Write a numbered ONNX file after each pass that changes something.")
 @click.option("--time-passes", is_flag=True, help="Show where the time went, as a tree.")
 @click.option("--rule-stats", is_flag=True, help="Show how often each rule was tried and fired.")
-@click.option("--why", metavar="RULE", help="Show the closest a rule came to firing, and why it did not.")
+@click.option(
+    "--why",
+    metavar="KIND|PASS|RULE",
+    help="Show why blocks (attention, norm, activation) stay in parts, or where rules stop.",
+)
 @click.option("--bisect-limit", type=click.IntRange(min=0), metavar="N", help="Stop after N changes.")
 @click.option("--reproducer", metavar="DIR", help="If something fails, write a folder that runs it again.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -103,43 +118,59 @@ named in the report. The result goes to -o, by default MODEL.O2.cpu.onnx beside 
 def optimize(ctx: click.Context, /, model: str, **options: Any) -> None:
     """Make MODEL smaller and faster; it computes the same."""
     _check(ctx, options)
-    from accelc.api import optimize as run
     from accelc.instrument import Timer
+    from accelc.options import Options
     from accelc.pipeline import Pipeline
     from accelc.plugins import load_plugin
+    from accelc.targets import Failure, TargetsError, compile_each, labels
 
     path = model_path(model)
     for plugin in options["plugins"]:
         load_plugin(plugin)
     disable = _known(options["disable"])
-    rule = _rule(options["why"])
-    timer = Timer()
-    failures = _failures(options["reproducer"])
+    about = _subject(options["why"])
+    wanted = Options(
+        level=options["level"],
+        passes=options["passes"],
+        pipeline=Pipeline.load(Path(options["pipeline"])) if options["pipeline"] else None,
+        output=_path(options["output"]),
+        inputs=_path(options["inputs"]),
+        verify=options["verify"],
+        measure=options["measure"],
+        portable=options["portable"],
+        max_drop=options["max_drop"],
+        shapes=_shapes(options["shapes"]),
+        disable=frozenset(disable),
+        bisect_limit=options["bisect_limit"],
+        plugins=options["plugins"],
+        seed=options["seed"],
+        reproducer=_path(options["reproducer"]),
+    )
+    names = labels(options["targets"] or ["cpu"])
+    timers = {target: Timer() for target in names}
+    instruments = {
+        target: _instruments(options, timers[target], label if len(names) > 1 else "")
+        for target, label in names.items()
+    }
+    results: list[Result] = []
+    failures: list[Failure] = []
+    known = _failures(options["reproducer"])
     with progress(options["quiet"]) as tell:
-        result = run(
-            path,
-            level=options["level"],
-            target=options["targets"][0] if options["targets"] else "cpu",
-            passes=options["passes"],
-            pipeline=Pipeline.load(Path(options["pipeline"])) if options["pipeline"] else None,
-            output=options["output"],
-            inputs=options["inputs"],
-            verify=options["verify"],
-            measure=options["measure"],
-            portable=options["portable"],
-            max_drop=options["max_drop"],
-            shapes=_shapes(options["shapes"]),
-            disable=disable,
-            bisect_limit=options["bisect_limit"],
-            plugins=options["plugins"],
-            seed=options["seed"],
-            reproducer=options["reproducer"],
-            instruments=_instruments(options, timer),
-            progress=tell,
-        )
-    _show(result, options, timer, _failures(options["reproducer"]) - failures)
-    if rule is not None:
-        _explain(rule, result, options)
+        for found in compile_each(path, wanted, list(names), instruments.__getitem__, tell):
+            if isinstance(found, Failure):
+                failures.append(found)
+            else:
+                results.append(found)
+    _save_report(options["report"], results, failures if len(names) > 1 else None)
+    reproducers = _failures(options["reproducer"]) - known
+    for result in results:
+        _show(result, options, timers[result.target], reproducers)
+        if about is not None:
+            _explain(about, result, options, disable)
+    if len(names) > 1 and not options["quiet"] and options["report"] != "-":
+        _summarize(results)
+    if failures:
+        raise TargetsError(failures, results)
 
 
 def _check(ctx: click.Context, options: dict[str, Any]) -> None:
@@ -147,8 +178,6 @@ def _check(ctx: click.Context, options: dict[str, Any]) -> None:
     given = ctx.get_parameter_source("level") is click.core.ParameterSource.COMMANDLINE
     if given and (options["passes"] is not None or options["pipeline"]):
         raise UsageError("-O and --passes exclude each other", hint='name the level inside: --passes "O2, prune"')
-    if len(options["targets"]) > 1:
-        raise UsageError("--ep is given more than once", hint="run accelc once for each")
     if options["quiet"] and options["verbose"]:
         raise UsageError("-q and -v exclude each other")
     report = options["report"]
@@ -159,6 +188,10 @@ def _check(ctx: click.Context, options: dict[str, Any]) -> None:
     dump = options["dump_dir"]
     if dump and Path(dump).exists() and not Path(dump).is_dir():
         raise UsageError("is not a folder", where=dump, hint="name a folder with --dump-dir")
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def _shapes(pairs: Sequence[tuple[str, tuple[int | str, ...]]]) -> dict[str, tuple[int | str, ...]]:
@@ -177,15 +210,16 @@ def _known(names: Sequence[str]) -> list[str]:
     return [written(part.strip(), passes) for text in names for part in text.split(",")]
 
 
-def _rule(name: str | None) -> Any:
+def _subject(name: str | None) -> Subject | None:
     if name is None:
         return None
-    from accelc.catalog import one_rule
+    from accelc.cli.why import subject
 
-    return one_rule(name)
+    return subject(name)
 
 
-def _instruments(options: dict[str, Any], timer: Timer) -> list[Instrument]:
+def _instruments(options: dict[str, Any], timer: Timer, folder: str) -> list[Instrument]:
+    """What watches one target. folder: where its files go inside --dump-dir."""
     from accelc.instrument import Dump, PrintAfter
 
     found: list[Instrument] = []
@@ -195,7 +229,7 @@ def _instruments(options: dict[str, Any], timer: Timer) -> list[Instrument]:
         found.append(PrintAfter(_print_after(options["print_after"]), lambda text: click.echo(text, err=True)))
     if options["dump_dir"]:
         try:
-            found.append(Dump(Path(options["dump_dir"])))
+            found.append(Dump(Path(options["dump_dir"]) / folder))
         except OSError as error:
             raise UsageError("cannot be made", where=options["dump_dir"], why=error.strerror or str(error)) from error
     return found
@@ -220,18 +254,37 @@ def _failures(folder: str | None) -> frozenset[Path]:
 def _show(result: Result, options: dict[str, Any], timer: Timer, failures: frozenset[Path]) -> None:
     from accelc.cli import render
 
-    report = options["report"]
-    if report == "-":
-        click.echo(result.report.to_json(), nl=False)
-    elif report:
-        _write(Path(report), result.report.to_json())
     out = console()
-    if not options["quiet"] and report != "-":
+    if not options["quiet"] and options["report"] != "-":
         render.report(out, result.report, verbose=options["verbose"], reproducers=sorted(map(str, failures)))
     if options["time_passes"]:
         render.times(out, timer.root, result.report.seconds)
     if options["rule_stats"]:
         render.rule_stats(out, result.report)
+
+
+def _summarize(results: Sequence[Result]) -> None:
+    from accelc.cli import render
+
+    render.summary(console(), [result.report for result in results])
+
+
+def _save_report(where: str | None, results: Sequence[Result], failures: Sequence[Failure] | None) -> None:
+    """--report. failures: None where only one target was asked for, whose report then stands by itself."""
+    from accelc.report import several_to_json
+
+    if not where:
+        return
+    if failures is None:
+        text = results[0].report.to_json()
+    else:
+        text = several_to_json(
+            [result.report for result in results], {each.target: str(each.error) for each in failures}
+        )
+    if where == "-":
+        click.echo(text, nl=False)
+    else:
+        _write(Path(where), text)
 
 
 def _write(path: Path, text: str) -> None:
@@ -245,36 +298,10 @@ def _write(path: Path, text: str) -> None:
         raise UsageError("the report cannot be written", where=str(path), why=error.strerror or str(error)) from error
 
 
-def _explain(rule: Any, result: Result, options: dict[str, Any]) -> None:
-    """--why: how often the rule fired, then the closest partial match that is left."""
-    from accelc.backend_base import BackendSpec
-    from accelc.context import Context, Settings
-    from accelc.plugins import find_backend
-    from accelc.why import explain
+def _explain(about: Subject, result: Result, options: dict[str, Any], disable: Sequence[str]) -> None:
+    """--why: what stops a rule, the rules of a pass, or each block of a kind that stays in parts."""
+    from accelc.cli.why import context, lines
 
-    law, owner = rule
-    spec = BackendSpec.parse(options["targets"][0] if options["targets"] else "cpu")
-    target = find_backend(spec.name)(spec.options).target()
-    settings = Settings(options["portable"], frozenset(), options["max_drop"], options["seed"])
-    stats = [each for record in result.report.passes for each in record.rules if each.rule == law.name]
-    fired, tried = sum(each.fired for each in stats), sum(each.tried for each in stats)
-    lines = [f"{law.name} of pass {owner.name}, {law.source}", f"  {law.law}"]
-    if not any(record.name == owner.name for record in result.report.passes):
-        lines.append(f"  the pipeline does not run pass {owner.name}")
-    else:
-        lines.append(f"  fired {fired} times, tried at {tried} nodes")
-    found = explain(law, result.model, Context(target, settings))
-    roots = " or ".join(dict.fromkeys(form.op_type for form in law.before))
-    if found.fires:
-        more = f" and {len(found.fires) - 1} more" if len(found.fires) > 1 else ""
-        lines.append(f"  it would fire at {found.fires[0]}{more}")
-    elif not found.roots:
-        lines.append(f"  it starts at {roots}, and the result has none")
-    else:
-        lines.append(
-            f"  the closest of {found.roots} places left ({roots}): {found.depth} nodes match at {found.where}"
-        )
-        lines.append(f"  it stops because: {found.reason}")
     out = console()
-    for line in lines:
+    for line in lines(about, result, context(result, options), frozenset(disable)):
         out.print(printable(line), soft_wrap=True)

@@ -17,7 +17,10 @@ from accelc.cli.common import printable
 from accelc.measure import TOLERANCE
 
 if TYPE_CHECKING:
+    from accelc.blocks import BlockCount
+    from accelc.decision_store import Decision
     from accelc.instrument import Span
+    from accelc.placement import Placement
     from accelc.report import Report
     from accelc.verify import Verdict
 
@@ -120,9 +123,15 @@ def report(console: Console, found: Report, *, verbose: bool = False, reproducer
     elif verbose and found.passes:
         console.print(_every_pass(console, found))
         console.print()
-    rows = [
+    if measured := [each for each in found.decisions if each.how != "default"]:
+        console.print(_decisions(console, measured, verbose))
+        console.print()
+    rows: list[tuple[str, str | Text]] = [
         *([("passes", found.pipeline or "none")] if found.level is None else []),
+        *([("target", text(f"{target} does not work here: {found.unusable}", _CAUTION))] if found.unusable else []),
+        *_blocks(found),
         *_checks(found),
+        *_shipped(found),
         *_remarks(found),
         *(("reproducer", f"{each}: accelc reproduce {each}") for each in reproducers),
     ]
@@ -189,6 +198,55 @@ def _passes(console: Console, found: Report, verbose: bool) -> Table:
     return made
 
 
+_MOST_DECISIONS = 8
+
+
+def _decisions(console: Console, measured: Sequence[Decision], verbose: bool) -> Table:
+    """What was measured, now or earlier; shipped answers are one line of the remarks."""
+    made = table(console, "decision", "case", "choice", "how", "places", numbers=(4,))
+    shown = measured if verbose else measured[:_MOST_DECISIONS]
+    for each in shown:
+        made.add_row(
+            text(each.rule),
+            text(each.case, _QUIET),
+            text(each.choice),
+            text(each.evidence, _GOOD if each.choice == each.alternative else _QUIET),
+            str(each.places),
+        )
+    if len(shown) < len(measured):
+        made.add_row(text(f"{len(measured) - len(shown)} more", _QUIET), "", "", text("-v shows all", _QUIET), "")
+    return made
+
+
+def _shipped(found: Report) -> list[tuple[str, str | Text]]:
+    """One line for the answers that were not measured."""
+    places = Counter[str]()
+    for each in found.decisions:
+        if each.how == "default":
+            places[each.rule] += each.places
+    if not places:
+        return []
+    names = _listed(", ".join(f"{rule} {count}" for rule, count in places.most_common()), 4)
+    return [("decisions", f"by shipped defaults: {names}")]
+
+
+def _blocks(found: Report) -> list[tuple[str, str | Text]]:
+    """One line for the blocks that were found; below -O2 nothing fuses them."""
+    if not found.blocks or found.level in (0, 1):
+        return []
+    unfused = [kind for kind, have in found.blocks.items() if have.unfused]
+    line = ", ".join(block_count(kind, have) for kind, have in found.blocks.items())
+    hint = f"; see --why {unfused[0]}" if unfused else ""
+    return [("fused", Text(line + hint, style="" if unfused else _GOOD))]
+
+
+def block_count(kind: str, have: BlockCount) -> str:
+    """attention 5 of 6, or with what is neither fused nor in parts: norm 5 of 6 (3 by the runtime, 1 gone)."""
+    apart = [f"{have.runtime} by the runtime"] if have.runtime else []
+    apart += [f"{have.gone} gone"] if have.gone else []
+    return f"{kind} {have.fused + have.runtime} of {have.found}" + (f" ({', '.join(apart)})" if apart else "")
+
+
 def _listed(names: str, most: int) -> str:
     """The first few of a list in words, and how many more."""
     parts = names.split(", ") if names else []
@@ -215,6 +273,13 @@ def _checks(found: Report) -> list[tuple[str, str | Text]]:
             before, after = (f"{100 * share:.2f} %" for share in (accuracy.before, accuracy.after))
             shown = f"{before} before, {after} after, on {accuracy.count:,} labels"
             rows.append(("accuracy", Text(shown, style=style)))
+    if found.unrun:
+        shown = ", ".join(f"{name} {count}" for name, count in found.unrun.items())
+        rows.append(
+            ("numbers", Text(f"{sum(found.unrun.values())} operators could not be run here: {shown}", _CAUTION))
+        )
+    if found.placement is not None:
+        rows += [("placement", line) for line in placement(found.placement)]
     if found.latency is not None:
         timed = found.latency
         words = {"faster": "faster", "slower": "slower", "same": f"no difference beyond {100 * TOLERANCE:.0f} %"}
@@ -224,6 +289,40 @@ def _checks(found: Report) -> list[tuple[str, str | Text]]:
     if found.latency_note and (found.patches or found.latency is not None):
         rows.append(("latency", found.latency_note.removeprefix("latency was ")))
     return rows
+
+
+_STRAYS_SHOWN = 8
+
+
+def placement(found: Placement) -> list[Text]:
+    """Where the nodes will run, and each one that will not run on the target."""
+    lines = [Text(str(found), style=_CAUTION if found.strays or found.copied else _GOOD)]
+    for stray in found.strays[:_STRAYS_SHOWN]:
+        lines.append(text(f"{stray.node} ({stray.operator}): {stray.reason}"))
+    more = len(found.strays) - _STRAYS_SHOWN
+    return [*lines, Text(f"and {more} more", style=_QUIET)] if more > 0 else lines
+
+
+def summary(console: Console, reports: Sequence[Report]) -> None:
+    """The results for several targets side by side."""
+    made = table(console, "target", "nodes", "file size", "numbers", "latency", "written", numbers=(1, 2))
+    for found in reports:
+        made.add_row(
+            text(found.target.partition(" (")[0]),
+            f"{found.after.nodes:,}",
+            size(found.after.bytes),
+            text(_numbers_in_short(found)),
+            text(f"{found.latency.ratio:.2f} x" if found.latency is not None else "not measured"),
+            text(found.output),
+        )
+    console.print(made)
+    console.print()
+
+
+def _numbers_in_short(found: Report) -> str:
+    status = found.verdict.status if found.verdict is not None else "skipped"
+    shown = "not compared" if status == "skipped" else status
+    return f"{shown}, {sum(found.unrun.values())} operators not run" if found.unrun else shown
 
 
 def _nothing_done(found: Report) -> str:
@@ -323,4 +422,7 @@ def rule_stats(console: Console, found: Report) -> None:
             )
     console.print(made)
     idle = sum(1 for key in tried if not tried[key])
-    console.print(Text(f"{idle} more rules saw none of the operators they start at", style=_QUIET) if idle else "")
+    tries, nodes = sum(tried.values()), max(found.before.nodes, 1)
+    rate = f"{tries / nodes:.2f} tries and {sum(spent.values()) / 1e3 / nodes:.1f} µs for each of the {nodes:,} nodes"
+    console.print(Text(f"{tries:,} tries, {sum(fired.values()):,} fired: {rate}", style=_QUIET))
+    console.print(Text(f"{idle} more rules can match nowhere and were never tried", style=_QUIET) if idle else "")

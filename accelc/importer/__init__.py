@@ -6,7 +6,8 @@ Works on protobuf messages only; weights in external files are checked by name a
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from mmap import mmap
 from pathlib import Path
 
 import onnx
@@ -15,6 +16,7 @@ from google.protobuf.message import EncodeError
 from accelc.errors import ModelError
 from accelc.importer import types
 from accelc.importer.external import FileRange, bytes_referred, check_external
+from accelc.importer.hollow import INSIDE
 from accelc.importer.names import resolve
 from accelc.importer.operators import check_operators
 from accelc.importer.opsets import settle_opsets
@@ -24,7 +26,7 @@ from accelc.importer.scopes import Scan, scan
 from accelc.importer.skeleton import skeleton
 from accelc.importer.tensors import Surplus, check_tensors, clear_surplus
 
-__all__ = ["FileRange", "Imported", "import_proto", "read_model"]
+__all__ = ["INSIDE", "FileRange", "Imported", "import_proto", "read_model"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Imported:
     proto: repaired; external tensors are still external. base_dir: the folder their locations are relative to.
     repairs: one plain sentence each. bytes: the model file and the external bytes it refers to, each byte once.
     generated_names: names of nodes that had none. inferred: the model without weights and with all types that onnx can
-    infer.
+    infer. file: the model's own file, mapped, when weights were left in it (see accelc.importer.hollow).
     """
 
     proto: onnx.ModelProto
@@ -43,17 +45,19 @@ class Imported:
     bytes: int
     generated_names: frozenset[str] = frozenset()
     inferred: onnx.ModelProto = field(default_factory=onnx.ModelProto, repr=False)
+    file: mmap | None = field(default=None, repr=False)
 
 
-def read_model(path: str | os.PathLike[str]) -> Imported:
-    """Read, repair and check the model in a file.
+def read_model(path: str | os.PathLike[str], *, leave_weights: bool = False) -> Imported:
+    """Read, repair and check the model in a file. leave_weights: large ones are left in it and named by their place.
 
     Raises: UsageError when there is no such file; ModelError when the model is broken.
     """
     file = Path(path)
     try:
-        proto, size = read_proto(file)
-        return _import(proto, file.parent, size, owned=True)
+        proto, size, mapped = read_proto(file, leave_weights=leave_weights)
+        found = _import(proto, file.parent, size, owned=True, hollow=mapped is not None)
+        return replace(found, file=mapped)
     except ModelError as error:
         raise _located(error, str(path)) from None
 
@@ -77,10 +81,12 @@ def _located(error: ModelError, where: str) -> ModelError:
     return ModelError(error.what, where=place, why=error.why, hint=error.hint)
 
 
-def _import(proto: onnx.ModelProto, base_dir: Path | None, size: int | None, *, owned: bool) -> Imported:
+def _import(
+    proto: onnx.ModelProto, base_dir: Path | None, size: int | None, *, owned: bool, hollow: bool = False
+) -> Imported:
     read = scan(proto)
     surplus = check_tensors(read)
-    ranges = check_external(read, base_dir)
+    ranges = check_external(read, base_dir, own=hollow)
     copy = None if owned else skeleton(read, ranges)
     if copy is not None:
         trial, _ = _repair(scan(copy.proto), [])

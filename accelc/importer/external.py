@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 
 from accelc.errors import ModelError
+from accelc.importer.hollow import inside
 from accelc.importer.scopes import Scan
 from accelc.importer.tensors import elements, stored_bytes, type_name
 
@@ -34,8 +35,10 @@ class FileRange:
         return self.base_dir.joinpath(*self.parts)
 
 
-def check_external(scan: Scan, base_dir: Path | None) -> dict[int, FileRange]:
+def check_external(scan: Scan, base_dir: Path | None, *, own: bool = False) -> dict[int, FileRange]:
     """The file range of each external tensor, by its index in scan.tensors. Opens no file.
+
+    own: weights may have been left in the model's own file; they were checked then, and have no range.
 
     Raises: ModelError for a location that is absolute, leaves base_dir, passes a link, or is no regular file, and for
     a range that does not fit the file or the tensor.
@@ -43,7 +46,7 @@ def check_external(scan: Scan, base_dir: Path | None) -> dict[int, FileRange]:
     found: dict[int, FileRange] = {}
     sizes: dict[tuple[str, ...], int] = {}
     for index, ref in enumerate(scan.tensors):
-        if ref.proto.data_location == onnx.TensorProto.EXTERNAL:
+        if ref.proto.data_location == onnx.TensorProto.EXTERNAL and not (own and inside(ref.proto)):
             found[index] = _check(ref.proto, ref.where, base_dir, sizes)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from mmap import mmap
 from pathlib import Path
 
 import onnx
@@ -10,6 +11,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from accelc.errors import ModelError, UsageError
+from accelc.importer.hollow import hollow
 
 MAX_PROTO_BYTES = 2**31 - 1
 """The largest protobuf message that any reader accepts."""
@@ -26,13 +28,19 @@ _MAGIC = (
 )
 
 
-def read_proto(path: Path) -> tuple[onnx.ModelProto, int]:
-    """The parsed model file and its size in bytes. External data is not touched.
+def read_proto(path: Path, *, leave_weights: bool = False) -> tuple[onnx.ModelProto, int, mmap | None]:
+    """The parsed model file, its size in bytes, and the file where weights were left in it. External data is not
+    touched.
 
     Raises: UsageError when there is no such regular file; ModelError when it is not an ONNX protobuf.
     """
-    data = _read(path)
-    size = len(data)
+    size = _size(path)
+    try:
+        found = hollow(path) if leave_weights else None
+        data = path.read_bytes() if found is None else found.light
+    except OSError as error:
+        raise UsageError("the file cannot be read", where=str(path), why=_reason(error)) from None
+    size = size if found is not None else len(data)
     if size == 0:
         raise ModelError("the file is empty", why="0 bytes", hint="download or export the model again")
     try:
@@ -40,10 +48,11 @@ def read_proto(path: Path) -> tuple[onnx.ModelProto, int]:
     except DecodeError as error:
         raise _not_protobuf(data, str(error)) from None
     _refuse_foreign(proto, data)
-    return proto, size
+    return proto, size, None if found is None else found.file
 
 
-def _read(path: Path) -> bytes:
+def _size(path: Path) -> int:
+    """The size of a regular file that may be a model."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -60,10 +69,7 @@ def _read(path: Path) -> bytes:
             why=f"{status.st_size:,} bytes, the limit is 2 GiB",
             hint="save the model with its weights as external data",
         )
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError("the file cannot be read", where=str(path), why=_reason(error)) from None
+    return status.st_size
 
 
 def _reason(error: OSError | ValueError) -> str:

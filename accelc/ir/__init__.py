@@ -3,6 +3,7 @@
 This package is the only one that imports onnx_ir.
 """
 
+import accelc.ir.lazy  # noqa: F401, I001  # before onnx_ir
 from onnx_ir import (
     Attr,
     AttributeType,
@@ -24,7 +25,20 @@ from onnx_ir import (
 )
 
 from accelc.ir.build import array_tensor, make_attr, new_constant, new_node
-from accelc.ir.graphs import Names, Scope, all_graphs, captured, detach, names, nested, opset, scopes, subgraphs, walk
+from accelc.ir.graphs import (
+    Names,
+    Scope,
+    all_graphs,
+    captured,
+    detach,
+    names,
+    nested,
+    nodes,
+    opset,
+    scopes,
+    subgraphs,
+    walk,
+)
 from accelc.ir.proto import from_proto, held_inputs, parse, paused_gc, proto_graphs, text, to_proto
 from accelc.ir.values import (
     Dim,
@@ -88,6 +102,7 @@ __all__ = [
     "new_constant",
     "new_node",
     "node_path",
+    "nodes",
     "only_user",
     "opset",
     "parse",

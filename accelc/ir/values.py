@@ -22,12 +22,12 @@ def dims(value: Value | None) -> tuple[Dim, ...] | None:
     """The shape of a tensor as ints, symbols and None; None where even the rank is unknown."""
     if value is None or value.shape is None:
         return None
-    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    return tuple([dim if isinstance(dim, int) else dim.value for dim in value.shape.dims])
 
 
 def shape_dims(shape: Shape) -> list[Dim]:
     """A shape as ints, symbols and None."""
-    return [dim if isinstance(dim, int) else dim.value for dim in shape]
+    return [dim if isinstance(dim, int) else dim.value for dim in shape.dims]
 
 
 def tensor_shape(tensor: TensorProtocol) -> Shape:

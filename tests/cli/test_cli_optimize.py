@@ -94,9 +94,16 @@ def test_labels_give_accuracy(tmp_path: Path, model: Path) -> None:
 
 
 def test_measured_latency_has_an_interval(model: Path) -> None:
-    result = run("optimize", model)
+    result = run("optimize", model, "--measure")
     assert result.exit_code == 0, result.stderr
-    assert "95 % interval" in " ".join(result.stdout.split())
+    shown = " ".join(result.stdout.split())
+    assert "95 % interval" in shown or "the original is kept" in shown, "on a busy machine chance may say slower"
+
+
+def test_latency_is_measured_when_asked_for(model: Path) -> None:
+    shown = " ".join(run("optimize", model).stdout.split())
+    assert "not measured; --measure does" in shown
+    assert "95 % interval" not in shown
 
 
 def test_shape_is_fixed(model: Path) -> None:
@@ -218,3 +225,52 @@ def test_names_of_a_model_cannot_write_to_the_terminal(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.stderr
         assert "\x1b" not in result.stdout
     assert "x\\x1b[31m[bold]" in run("inspect", path).stdout
+
+
+# --- several targets
+
+
+def test_each_target_gets_a_file_a_report_and_a_line(model: Path) -> None:
+    report = model.with_name("report.json")
+    result = run("optimize", model, "--ep", "cpu", "--ep", "cuda", "--no-measure", "-O1", "--report", report)
+    assert result.exit_code == 0, result.stderr
+    assert {"model.O1.cpu.onnx", "model.O1.cuda.onnx"} <= files(model.parent)
+    assert "-O1 on cpu" in result.stdout
+    assert "-O1 on cuda" in result.stdout
+    assert "2 of 2 nodes on cuda" in result.stdout
+    found = json.loads(report.read_text(encoding="utf-8"))
+    assert found["schema"] == "accelc.reports/1"
+    assert [each["schema"] for each in found["reports"]] == ["accelc.report/1"] * 2
+    assert [each["target"].partition(" ")[0] for each in found["reports"]] == ["cpu", "cuda"]
+    assert found["failures"] == []
+    assert found["reports"][1]["placement"]["text"] == "2 of 2 nodes on cuda"
+
+
+@pytest.mark.parametrize(("output", "wanted"), [("there", "there/model.O1.cuda.onnx"), ("x.{ep}.onnx", "x.cuda.onnx")])
+def test_outputs_for_several_targets(model: Path, output: str, wanted: str) -> None:
+    (model.parent / "there").mkdir()
+    where = model.parent / output
+    result = run("optimize", model, "--ep", "cpu", "--ep", "cuda", "--no-measure", "-O1", "-q", "-o", where)
+    assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+    assert (model.parent / wanted).exists()
+    assert (model.parent / wanted.replace("cuda", "cpu")).exists()
+
+
+def test_one_failed_target_is_an_exit_code_and_the_other_is_written(model: Path) -> None:
+    model.with_name("model.O1.cuda.onnx").mkdir()
+    report = model.with_name("report.json")
+    result = run("optimize", model, "--ep", "cuda", "--ep", "cpu", "--no-measure", "-O1", "--report", report)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("accelc: error: cuda: ")
+    assert "is a folder" in result.stderr
+    assert "model.O1.cpu.onnx" in files(model.parent)
+    found = json.loads(report.read_text(encoding="utf-8"))
+    assert [each["target"] for each in found["failures"]] == ["cuda"]
+    assert len(found["reports"]) == 1
+
+
+def test_dumps_of_several_targets_go_into_folders_of_their_own(model: Path) -> None:
+    folder = model.with_name("dump")
+    run("optimize", model, "--ep", "cpu", "--ep", "cuda", "--no-measure", "-O1", "-q", "--dump-dir", folder)
+    assert files(folder) == {"cpu", "cuda"}
+    assert files(folder / "cpu") == files(folder / "cuda") != set()

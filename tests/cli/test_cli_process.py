@@ -95,7 +95,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, number: signal.Signals) -> 
     model, scratch = _slow_model(tmp_path / "slow.onnx"), tmp_path / "scratch"
     scratch.mkdir()
     process = subprocess.Popen(
-        [*ACCELC, "optimize", str(model), "-O1"],
+        [*ACCELC, "optimize", str(model), "-O1", "--measure"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(scratch)},
     )  # fmt: skip
     try:

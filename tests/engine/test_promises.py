@@ -70,7 +70,7 @@ def test_a_result_that_does_not_run_on_the_target_is_not_shipped(monkeypatch: py
         raise failure()
 
     monkeypatch.setattr(gates.Timing, "compare", refuse)
-    report = accelc.optimize(model(CHANGED), level=1).report
+    report = accelc.optimize(model(CHANGED), level=1, measure=True).report
     assert report.after.nodes == 3
     assert any("does not run under the runtime's defaults" in str(each) for each in report.refused)
 
@@ -85,7 +85,7 @@ def test_a_slow_result_is_not_shipped_when_its_variants_fail(monkeypatch: pytest
         return [Comparison(0.5, 0.49, 0.51, "slower", 1.0, 2.0, 1.0, 2.0, 20, 0.01)]
 
     monkeypatch.setattr(gates.Timing, "compare", slow_then_fail)
-    report = accelc.optimize(model(CHANGED), level=1).report
+    report = accelc.optimize(model(CHANGED), level=1, measure=True).report
     assert report.after.nodes == 3
     assert report.refused
 
@@ -154,7 +154,7 @@ def test_data_without_samples_is_refused_and_nan_is_said(tmp_path: Path) -> None
 
 def test_models_too_large_to_hold_twice_are_not_measured_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("accelc.compilation.STREAMING_THRESHOLD", -1)
-    report = accelc.optimize(model(CHANGED), level=1).report
+    report = accelc.optimize(model(CHANGED), level=3).report
     assert report.latency is None
     assert "ask for it with --measure" in report.latency_note
     assert accelc.optimize(model(CHANGED), level=1, measure=True).report.latency is not None

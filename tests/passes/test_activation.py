@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from fusion_graphs import cpu, graph
 
@@ -244,3 +245,99 @@ def test_hard_swish_of_its_parts() -> None:
     check(activation.hard_swish, graph(parts), graph("y = HardSwish(x)"), ctx=cpu())
     before = graph(f"{SIX['clip']} p = Mul(x, b) y = Div(p, six)")
     check(activation.hard_swish_parts, before, graph(parts), ctx=cpu())
+
+
+# --- by faster kernels
+
+
+SLOPES = "float[8] a = {0.5, 1, -1, 0.25, 0.1, -0.3, 0.9, 2e-3}"
+
+
+@pytest.mark.parametrize("opset", [9, 13, 20])
+def test_prelu_max(opset: int) -> None:
+    after = graph("p = Mul(x, a) y = Max(x, p)", weights=SLOPES, opset=opset)
+    check(activation.prelu_max, graph("y = PRelu(x, a)", weights=SLOPES, opset=opset), after, ctx=cpu())
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "reason"),
+    [
+        (SLOPES.replace("0.5", "1.5"), "float", "above 1"),
+        (SLOPES.replace("0.5", "0"), "float", "a slope is 0"),
+        (SLOPES.replace("float", "double"), "double", "DOUBLE"),
+    ],
+)
+def test_other_prelus_stay(weights: str, kind: str, reason: str) -> None:
+    before = graph("y = PRelu(x, a)", signature(kind), weights, kind=kind)
+    unchanged(activation.prelu_max, before, reason=reason, ctx=cpu())
+
+
+def test_a_computed_slope_stays() -> None:
+    before = graph("y = PRelu(x, a)", "(float[2,8] x, float[8] a) => (float[2,8] y)")
+    unchanged(activation.prelu_max, before, reason="slope is not constant", ctx=cpu())
+
+
+@pytest.mark.parametrize(
+    ("body", "opset"),
+    [
+        ("s = Softplus(x) t = Tanh(s) y = Mul(x, t)", 9),
+        ("s = Softplus(x) t = Tanh(s) y = Mul(t, x)", 20),
+        ("e = Exp(x) o = Add(e, one) s = Log(o) t = Tanh(s) y = Mul(x, t)", 13),
+        ("y = Mish(x)", 18),
+    ],
+)
+def test_mish(body: str, opset: int) -> None:
+    left = ["Min", "Exp", "Add", "Mul", "Add", "Div", "Mul"]
+    x = np.concatenate([np.linspace(-120, 120, 12), [0.0, -0.0, 1e-3, -20]]).astype(np.float32).reshape(2, 8)
+    if "Log" in body:
+        x = np.clip(x, -10, 80)
+    check(activation.mish, graph(body, opset=opset), left, ctx=cpu(), x=x)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "reason"),
+    [
+        ("s = Softplus(x) t = Tanh(s) y = Mul(s, t)", "float", ""),
+        ("s = Softplus(x) t = Sigmoid(s) y = Mul(x, t)", "float", "wants Tanh"),
+        ("y = Mish(x)", "double", "DOUBLE"),
+    ],
+)
+def test_other_products_stay(body: str, kind: str, reason: str) -> None:
+    unchanged(activation.mish, graph(body, signature(kind), kind=kind), reason=reason, ctx=cpu())
+
+
+@pytest.mark.parametrize(
+    ("start", "exponent", "left"),
+    [
+        ("p = Relu(x)", 0.5, ["Sqrt"]),
+        ("p = Mul(x, x)", 0.5, ["Sqrt"]),
+        ("p = Abs(x)", 1.5, ["Sqrt", "Mul"]),
+        ("a = Mul(x, x) b = ReduceMean<axes = [1]>(a) p = Add(b, eps)", -0.5, ["Sqrt", "Reciprocal"]),
+        ("p = Tanh(x)", -1, ["Reciprocal"]),
+        ("p = Tanh(x)", -2, ["Mul", "Reciprocal"]),
+        ("p = Tanh(x)", 4, ["Mul", "Mul"]),
+    ],
+)
+@pytest.mark.parametrize("opset", [9, 13])
+def test_power(start: str, exponent: float, left: list[str], opset: int) -> None:
+    shape = "(float[2,8] x) => (float[a,b] y)"
+    before = graph(f"{start} y = Pow(p, e)", shape, f"float e = {{{exponent}}}", opset=opset)
+    kept = [word for word in start.replace("<", "(").split() if "(" in word]
+    names = [word.partition("(")[0] for word in kept if word[0].isupper()]
+    check(activation.power, before, names + left, ctx=cpu())
+
+
+@pytest.mark.parametrize(
+    ("start", "exponent", "kind", "reason"),
+    [
+        ("p = Relu(x)", 2.5, "float", "exponent is 2.5"),
+        ("p = Relu(x)", 2, "float", "exponent is 2"),
+        ("p = Tanh(x)", 0.5, "float", "may be negative"),
+        ("p = Tanh(x)", 1.5, "float", "may be negative"),
+        ("p = Relu(x)", -0.5, "float", "may be zero"),
+        ("p = Relu(x)", 4, "double", "DOUBLE"),
+    ],
+)
+def test_other_powers_stay(start: str, exponent: float, kind: str, reason: str) -> None:
+    before = graph(f"{start} y = Pow(p, e)", signature(kind), f"{kind} e = {{{exponent}}}")
+    unchanged(activation.power, before, reason=reason, ctx=cpu())

@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""BatchNormalization folded into the operator before it."""
+"""BatchNormalization folded into the operator before or after it."""
 
 from __future__ import annotations
 
@@ -198,3 +198,94 @@ def test_a_conv_transpose_weight_that_others_use_stays() -> None:
     signature = "(float[2,3,6,6] x) => (float[a,b,c,d] y, float[e,f,g,h] z)"
     before = graph(body, signature, weight("w", 3, 4, 3, 3) + ", " + STATS)
     unchanged(batchnorm.batchnorm_conv_transpose, before, reason="used elsewhere", ctx=cpu())
+
+
+# --- before it
+
+
+IMAGE = "(float[2,4,6,6] x) => (float[a,b,c,d] y)"
+LEVEL = (
+    "float[4] s = {1, -2, 0.5, 3}, float[4] t = {0, 0, 0, 0}, float[4] m = {0, 0, 0, 0}, float[4] v = {1, 0.25, 4, 2}"
+)
+NORM = "n = BatchNormalization(x, s, t, m, v) "
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("group", [1, 2, 4])
+@pytest.mark.parametrize("stats", [STATS, LEVEL])
+def test_before_conv(bias: bool, group: int, stats: str) -> None:
+    more = ["", ""] if not bias else [", b", ", " + weight("b", 8)]
+    pads = ", pads = [1,1,0,1]" if stats is LEVEL else ""
+    body = f"{NORM} y = Conv<strides = [2,1], group = {group}{pads}>(n, w{more[0]})"
+    before = graph(body, IMAGE, weight("w", 8, 4 // group, 3, 3) + more[1] + ", " + stats)
+    check(batchnorm.conv_batchnorm, before, ["Conv"], ctx=cpu())
+
+
+def test_before_conv_by_hand() -> None:
+    stats = "float[1] s = {4}, float[1] t = {1}, float[1] m = {2}, float[1] v = {4}"
+    signature = "(float[1,1,2,2] x) => (float[1,1,2,2] y)"
+    body = "n = BatchNormalization<epsilon = 0.0>(x, s, t, m, v) y = Conv(n, w)"
+    before = graph(body, signature, f"float[1,1,1,1] w = {{3}}, {stats}")
+    after = graph("y = Conv(x, w, b)", signature, "float[1,1,1,1] w = {6}, float[1] b = {-9}")
+    check(batchnorm.conv_batchnorm, before, after, ctx=cpu())
+
+
+@pytest.mark.parametrize("attribute", ["pads = [1,1,1,1]", 'auto_pad = "SAME_UPPER"'])
+def test_before_a_padded_conv_it_stays(attribute: str) -> None:
+    before = graph(f"{NORM} y = Conv<{attribute}>(n, w)", IMAGE, f"{weight('w', 4, 4, 3, 3)}, {STATS}")
+    unchanged(batchnorm.conv_batchnorm, before, reason="pads with zeros", ctx=cpu())
+
+
+def test_before_conv_it_stays_where_others_need_it() -> None:
+    signature = "(float[2,4,6,6] x) => (float[a,b,c,d] y, float[e,f,g,h] z)"
+    weights = f"{weight('w', 4, 4, 3, 3)}, {STATS}"
+    before = graph(NORM + "y = Conv(n, w) z = Relu(n)", signature, weights)
+    unchanged(batchnorm.conv_batchnorm, before, reason="2 consumers", ctx=cpu())
+    before = graph(NORM + "y = Conv(n, w) z = Conv(x, w)", signature, weights)
+    unchanged(batchnorm.conv_batchnorm, before, reason="used elsewhere", ctx=cpu())
+    before = graph(NORM + "r = Relu(n) y = Conv(r, w)", IMAGE, weights)
+    unchanged(batchnorm.BatchNorm(), before, ctx=cpu())
+    before = graph(NORM + "y = ConvTranspose(n, w)", IMAGE, weights)
+    unchanged(batchnorm.BatchNorm(), before, ctx=cpu())
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("bias", ["", "float[5]", "float[1,5]", "float"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_before_gemm(transposed: int, bias: str, flat: bool) -> None:
+    rows = 8 if flat else 4
+    shape = (5, rows) if transposed else (rows, 5)
+    more = ["", ""] if not bias else [", b", f", {bias} b = {'{2}' if bias == 'float' else '{1, 2, -3, 4, 5}'}"]
+    body = (NORM + "f = Flatten(n) " if flat else NORM.replace("n =", "f =")) + (
+        f"y = Gemm<alpha = 0.5, beta = 2.0, transB = {transposed}>(f, w{more[0]})"
+    )
+    signature = "(float[2,4,1,2] x) => (float[a,b] y)" if flat else "(float[2,4] x) => (float[a,b] y)"
+    before = graph(body, signature, weight("w", *shape) + more[1] + ", " + STATS)
+    check(batchnorm.gemm_batchnorm, before, ["Flatten"] * flat + ["Gemm"], ctx=cpu())
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_before_matmul(flat: bool) -> None:
+    body = (NORM + "f = Flatten(n) " if flat else NORM.replace("n =", "f =")) + "y = MatMul(f, w)"
+    signature = "(float[2,4,1,2] x) => (float[a,b] y)" if flat else "(float[2,4] x) => (float[a,b] y)"
+    before = graph(body, signature, weight("w", 8 if flat else 4, 5) + ", " + STATS)
+    check(batchnorm.matmul_batchnorm, before, ["Flatten"] * flat + ["MatMul", "Add"], ctx=cpu())
+
+
+def test_before_a_product_of_a_batch_it_stays() -> None:
+    signature = "(float[2,4,4] x) => (float[a,b,c] y)"
+    before = graph(NORM + "y = MatMul(n, w)", signature, weight("w", 4, 5) + ", " + STATS)
+    unchanged(batchnorm.matmul_batchnorm, before, reason="of matrices", ctx=cpu())
+    flat = graph(
+        NORM + "f = Flatten<axis = 2>(n) y = MatMul(f, w)",
+        "(float[2,4,1,2] x) => (float[a,b] y)",
+        weight("w", 2, 5) + ", " + STATS,
+    )
+    unchanged(batchnorm.matmul_batchnorm, flat, reason="flattens the batch", ctx=cpu())
+
+
+def test_before_a_transposed_gemm_it_stays() -> None:
+    before = graph(
+        NORM + "y = Gemm<transA = 1>(n, w)", "(float[4,4] x) => (float[a,b] y)", f"{weight('w', 4, 5)}, {STATS}"
+    )
+    unchanged(batchnorm.gemm_batchnorm, before, reason="transA", ctx=cpu())

@@ -217,6 +217,32 @@ def test_rms_norm_in_half_precision_with_float_inside() -> None:
     check(norm.rms_norm_cast, graph(body, HALF, AX), after, ctx=cpu())
 
 
+@pytest.mark.parametrize("end", RMS_ENDS)
+def test_rms_norm_without_a_scale(end: str) -> None:
+    parts, _, scaled = RMS_ENDS[end].rpartition("y = ")
+    assert "n" in scaled
+    before = graph(RMS + parts.replace("n =", "y ="), weights=AX)
+    ones = "float[8] g = {1,1,1,1,1,1,1,1}"
+    after = graph("y = RMSNormalization<axis = -1, epsilon = 1e-5>(x, g)", weights=ones, opset=23, ir_version=11)
+    check(norm.rms_norm_plain, before, after, ctx=cpu())
+
+
+def test_rms_norm_without_a_scale_leaves_it_to_a_scale_and_makes_no_large_weight() -> None:
+    scaled = graph(RMS + RMS_ENDS["div"], weights=f"{AX}, {G}")
+    unchanged(norm.rms_norm_plain, scaled, reason="is scaled next", ctx=cpu())
+    wide = graph(RMS + "r = Sqrt(w) y = Div(x, r)", "(float[2,4096] x) => (float[2,4096] y)", AX)
+    unchanged(norm.rms_norm_plain, wide, reason="would make the file larger", ctx=cpu())
+
+
+def test_a_scale_of_ones_may_be_a_small_share_of_the_weights() -> None:
+    zeros = ", ".join("0" * 128 * 256)
+    weights = f"{AX}, float[128,256] big = {{{zeros}}}"
+    before = graph(
+        RMS + "r = Sqrt(w) d = Div(x, r) y = MatMul(d, big)", "(float[2,128] x) => (float[2,256] y)", weights
+    )
+    check(norm.rms_norm_plain, before, ["RMSNormalization", "MatMul"], ctx=cpu())
+
+
 def test_rms_norm_of_another_value_stays() -> None:
     signature = "(float[2,8] x, float[2,8] z) => (float[2,8] y)"
     before = graph(RMS + RMS_ENDS["div"].replace("Div(x", "Div(z"), signature, f"{AX}, {G}")

@@ -64,7 +64,12 @@ def quantized(
 ) -> PassResult:
     samples = [Sample(Feed(feed, "test"), outputs(model, feed)) for feed in feeds]
     ctx = Context(
-        target or CpuBackend().target(), settings or Settings(), runner=runner, samples=lambda: samples, fuel=fuel
+        target or CpuBackend().target(),
+        settings or Settings(measure=True),
+        backend=CpuBackend(),
+        runner=runner,
+        samples=lambda: samples,
+        fuel=fuel,
     )
     return run_pass(make_pass(Quantize, {"measure": False, **options}), model, ctx)
 

@@ -1,0 +1,229 @@
+"""Multi-head attention from the operators that exporters write, as the one operator that the target runs fastest.
+
+The three operands keep their layout [B, S, H, D] where Transpose made [B, H, S, D] of it only for the product: the
+kernels read it as it is. What the exporters do to the heads before and after is then cancelled by other passes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from accelc import ir
+from accelc.pass_base import RulePass
+from accelc.pattern import Ops, Term, Var
+from accelc.rules import Law, Match, rule, rules_of
+
+from .attention_block import HEADS_LAST, Block, read_block, repeated, rows, unswapped
+from .attention_choice import choose
+from .attention_masks import added_bias, attention_mask
+
+_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+
+def _weights(op: Ops, scores: Var) -> Term:
+    """The softmax of scores as it goes into the last product: behind a guard against rows of NaN, cast, or plain."""
+    plain = op.Softmax(scores, axis=..., _as="softmax")
+    again = op.Softmax(scores, axis=..., _as="softmax")
+    guarded = op.Where(op.IsNaN(plain), 0.0, plain, _as="guard")
+    narrowed = op.Cast(again, to=..., _as="narrow")
+    return op.any_of(op.Softmax(scores, axis=..., _as="softmax"), guarded, narrowed)
+
+
+def _read(m: Match) -> Block:
+    """The block, and what holds for every kernel."""
+    block = read_block(m)
+    m.require(m.dtype("v") in _TYPES, f"v is {m.dtype('v')}")
+    m.require(block.q.dtype == block.kt.dtype == m.dtype("v"), "q, k and v are of different types")
+    m.require(block.wide == m.has("narrow"), "the softmax is cast on one side only")
+    narrow = not m.has("narrow") or m.attr("to", node="narrow") == m.dtype("v").value
+    m.require(narrow, "the softmax is cast to another type than v")
+    for label in ("softmax", "guard", "narrow"):
+        if m.has(label):
+            out = m.node(label).outputs[0]
+            used = {use.node for use in out.uses()}
+            m.require(not out.is_graph_output() and used <= set(m.nodes), f"the weights {out.name} are used elsewhere")
+    return block
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """q, k, v ready for a kernel. heads: (of q, of k and v). flat: [B, S, H * D], else [B, H, S, D].
+
+    added: a leading dimension of 1 was put before heads that are merged with the batch.
+    """
+
+    q: ir.Value
+    k: ir.Value
+    v: ir.Value
+    heads: tuple[ir.Dim, ir.Dim]
+    flat: bool
+    added: bool
+
+
+def _operands(m: Match, block: Block, *, must_be_flat: bool = False) -> _Operands:
+    """The layout that costs no transpose where there is one. A miss where the kernel wants flat and it is not."""
+    shape = ir.dims(block.q) or ()
+    if len(shape) == 3:
+        m.require(not must_be_flat, "heads and batch are one dimension")
+        k = unswapped(m, block.kt)
+        q, k, v = (_unsqueeze(m, each, 0) for each in (block.q, k, m.v))
+        return _Operands(q, k, v, (None, None), flat=False, added=True)
+    m.require(len(shape) == 4, f"q has {len(shape)} dimensions")
+    flat = _flat(m, block)
+    if flat is not None:
+        return flat
+    k, v = unswapped(m, block.kt), m.v
+    if must_be_flat:
+        return _flat_queries(m, block, k)
+    few_k, few_v = repeated(k), repeated(v)
+    if few_k is not None and few_v is not None and _heads(few_k) == _heads(few_v) is not None:
+        k, v = few_k, few_v
+    return _Operands(block.q, k, v, (None, None), flat=False, added=False)
+
+
+def _flat(m: Match, block: Block) -> _Operands | None:
+    """Operands as [B, S, H * D], where all three come from [B, S, H, D] and the result goes back to it."""
+    users = [use.node for use in m.out.uses()]
+    if all(_heads(each) == 1 for each in (block.q, block.kt, m.v)):
+        return _one_head(m, block)
+    back = len(users) == 1 and users[0].op_type == "Transpose" and not m.out.is_graph_output()
+    if not back or tuple(ir.attribute(users[0], "perm") or ()) != HEADS_LAST:
+        return None
+    made: list[ir.Value] = []
+    heads: list[ir.Dim] = []
+    for source in (rows(block.q), rows(block.kt, swapped=True), rows(m.v)):
+        shape = ir.dims(source) if source is not None else None
+        if shape is None or not isinstance(shape[2], int) or not isinstance(shape[3], int):
+            return None
+        heads.append(shape[2])
+        made.append(m.op.Reshape(source, [0, 0, shape[2] * shape[3]]))
+    if heads[1] != heads[2]:
+        return None
+    q, k, v = made
+    return _Operands(q, k, v, (heads[0], heads[1]), flat=True, added=False)
+
+
+def _heads(value: ir.Value) -> ir.Dim:
+    """H of a value [B, H, S, D]."""
+    return (ir.dims(value) or (None, None))[1]
+
+
+def _one_head(m: Match, block: Block) -> _Operands:
+    """Operands [B, 1, S, D] without their dimension of heads."""
+    q, k, v = (_squeeze(m, each, 1) for each in (block.q, unswapped(m, block.kt), m.v))
+    return _Operands(q, k, v, (1, 1), flat=True, added=False)
+
+
+def _squeeze(m: Match, value: ir.Value, axis: int) -> ir.Value:
+    made: ir.Value = m.op.Squeeze(value, axes=[axis]) if m.opset < 13 else m.op.Squeeze(value, [axis])
+    return made
+
+
+def _unsqueeze(m: Match, value: ir.Value, axis: int) -> ir.Value:
+    made: ir.Value = m.op.Unsqueeze(value, axes=[axis]) if m.opset < 13 else m.op.Unsqueeze(value, [axis])
+    return made
+
+
+def _flat_queries(m: Match, block: Block, k: ir.Value) -> _Operands:
+    """q as [B, S, H * D], by a transpose that is new, beside k and v as they are."""
+    q, heads, size = block.q, m.dims("v")[1], (ir.dims(block.q) or ())[3]
+    fits = isinstance(heads, int) and isinstance(size, int)
+    same = {_heads(each) for each in (q, k, m.v)} == {heads}
+    m.require(fits and same, "the number and size of heads are not known")
+    assert isinstance(heads, int)
+    assert isinstance(size, int)
+    line = m.op.Reshape(m.op.Transpose(q, perm=list(HEADS_LAST)), [0, 0, heads * size])
+    return _Operands(line, k, m.v, (heads, heads), flat=True, added=False)
+
+
+def _back(m: Match, made: ir.Value, operands: _Operands) -> ir.Value:
+    """The result of a kernel in the layout of the product that it replaces."""
+    if operands.added:
+        return _squeeze(m, made, 0)
+    if not operands.flat:
+        return made
+    if operands.heads == (1, 1):
+        return _unsqueeze(m, made, 1)
+    size = m.dims("v")[3]
+    result: ir.Value = m.op.Transpose(m.op.Reshape(made, [0, 0, operands.heads[0], size]), perm=list(HEADS_LAST))
+    return result
+
+
+@rule(exact=False, shared=True, opset=23)
+def attention(op: Ops, scores: Var, v: Var) -> Law:
+    """softmax(scale q kᵀ + mask) v == Attention(q, k, v, mask, scale)     Vaswani et al. 2017; ai.onnx 23"""
+
+    def after(m: Match) -> Any:
+        block = _read(m)
+        kernel = m.ctx.allows("", "Attention", max(m.opset, 23), {"T1": m.dtype("v"), "T2": m.dtype("v")})
+        m.require(kernel is True, str(kernel))
+        chosen = choose(m, block)
+        m.require(chosen == "Attention", f"{chosen} is faster here")
+        mask = attention_mask(m, block)
+        operands = _operands(m, block)
+        heads = {"q_num_heads": operands.heads[0], "kv_num_heads": operands.heads[1]} if operands.flat else {}
+        precision = ir.DataType.FLOAT.value if block.wide else None
+        made = m.op.Attention(
+            operands.q, operands.k, operands.v, mask, scale=block.scale, softmax_precision=precision, **heads
+        )
+        return _back(m, made, operands)
+
+    return op.MatMul(_weights(op, scores), v), after
+
+
+@rule(exact=False, shared=True)
+def multi_head_attention(op: Ops, scores: Var, v: Var) -> Law:
+    """softmax(scale q kᵀ + mask) v == MultiHeadAttention(q, k, v, bias=mask, scale)     com.microsoft"""
+
+    def after(m: Match) -> Any:
+        block = _read(m)
+        kernel = m.ctx.allows("com.microsoft", "MultiHeadAttention", m.opset, {"T": m.dtype("v")})
+        m.require(kernel is True, str(kernel))
+        chosen = choose(m, block)
+        m.require(chosen != "plain", "the plain operators are faster here")
+        operands = _operands(m, block, must_be_flat=True)
+        m.require(operands.heads[0] == operands.heads[1], "k and v have fewer heads than q")
+        bias, alive = added_bias(m, block)
+        made = m.op.ms.MultiHeadAttention(
+            operands.q, operands.k, operands.v, None, None, bias, num_heads=operands.heads[0], scale=block.scale
+        )
+        made.type, made.shape = operands.q.type or m.v.type, _flat_shape(m, block)
+        return _back(m, made if alive is None else m.op.Mul(made, alive), operands)
+
+    return op.MatMul(_weights(op, scores), v), after
+
+
+def _flat_shape(m: Match, block: Block) -> ir.Shape:
+    """[B, S, H * Dv]"""
+    q, v = ir.dims(block.q) or (), m.dims("v")
+    heads, size = v[1], v[3]
+    width = heads * size if isinstance(heads, int) and isinstance(size, int) else None
+    return ir.Shape([q[0], q[2], width])
+
+
+@rule(exact=False, shared=True)
+def softmax_guard(op: Ops, scores: Var, v: Var) -> Law:
+    """Where(IsNaN(softmax z), 0, softmax z) v == softmax(z) v     where no mask can be -inf for a whole row"""
+
+    def after(m: Match) -> Any:
+        block = read_block(m)
+        finite = all(choice.low > -math.inf for choice in block.choices) and not block.biases
+        m.require(finite, "a row that is fully masked would become NaN")
+        return m.op.MatMul(m.node("softmax").outputs[0], m.v)
+
+    softmax = op.Softmax(scores, axis=..., _as="softmax")
+    return op.MatMul(op.Where(op.IsNaN(softmax), 0.0, softmax, _as="guard"), v), after
+
+
+RULES = rules_of(globals())
+
+
+@dataclass(frozen=True)
+class Attention(RulePass):
+    """Fuse multi-head attention into the operator that runs it fastest on the target."""
+
+    name = "attention"
+    exact = False
+    rules = RULES

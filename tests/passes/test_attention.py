@@ -1,0 +1,221 @@
+"""Attention blocks in every form: fused, with the same numbers for rows masked in part, wholly or not at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from attention_graphs import WIDTH, Form, text
+
+from accelc import ir
+from accelc.context import Context
+from accelc.pipeline import Pipeline
+from accelc.plugins import find_backend
+from accelc.testing import context
+
+LOWEST = str(float(np.finfo(np.float32).min))
+LEVEL = Pipeline.parse("dce, O1, attention, O1")
+
+
+def fused(form: Form, ctx: Context | None = None) -> tuple[ir.Model, Counter[str]]:
+    """The block after the passes, and how often each operator is left."""
+    model = ir.parse(text(form))
+    LEVEL.run(model, ctx or context())
+    return model, Counter(node.op_type for node in model.graph)
+
+
+def run(model: ir.Model, feed: dict[str, Any], *, optimize: bool) -> np.ndarray[Any, Any]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, feed)
+    return np.asarray(y)
+
+
+def masks(form: Form, batch: int, length: int) -> list[dict[str, Any]]:
+    """What a mask may hold: everything, padding at the end, at the beginning, and one sample without any position."""
+    if form.mask == "bias":
+        rng = np.random.default_rng(1)
+        bias = rng.standard_normal((batch, 1, length, length)).astype(np.float32)
+        hidden = np.where(rng.random(bias.shape) < 0.3, np.float32(-1e9), bias)
+        return [{"mask": bias}, {"mask": hidden}]
+    if form.mask not in ("bool", "chosen", "two"):
+        return [{}]
+    whole = np.ones((batch, 1, 1, length), bool)
+    end, start, empty = whole.copy(), whole.copy(), whole.copy()
+    end[0, ..., length // 2 :] = False
+    start[-1, ..., : length // 2] = False
+    empty[0] = False
+    return [{"mask": each} for each in (whole, end, start, empty)]
+
+
+def same_numbers(form: Form, model: ir.Model) -> None:
+    """The fused block computes what the original does, NaN where that has NaN, on several sizes and masks."""
+    original = ir.parse(text(form))
+    sizes = [(int(form.batch), int(form.length))] if form.batch.isdigit() else [(1, 1), (1, 7), (3, 5), (2, 64)]
+    for batch, length in sizes:
+        x = np.random.default_rng(batch + length).standard_normal((batch, length, WIDTH)).astype(np.float32)
+        for extra in masks(form, batch, length):
+            wanted = run(original, {"x": x, **extra}, optimize=False)
+            for optimize in (False, True):
+                got = run(model, {"x": x, **extra}, optimize=optimize)
+                scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.1)
+                np.testing.assert_allclose(got / scale, wanted / scale, atol=3e-6, rtol=0)
+
+
+FORMS = {
+    "scores scaled": Form(),
+    "scores divided": Form(scale="divided"),
+    "q scaled": Form(scale="q"),
+    "q and k scaled": Form(scale="both"),
+    "not scaled": Form(scale="none"),
+    "keys transposed twice": Form(keys="twice"),
+    "padding, guarded": Form(mask="bool", guard=True),
+    "padding by the lowest number": Form(mask="bool", low=LOWEST),
+    "padding by the lowest number, guarded": Form(mask="bool", low=LOWEST, guard=True),
+    "padding by -1e9": Form(mask="bool", low="-1e9"),
+    "scores replaced, guarded": Form(mask="chosen", guard=True),
+    "scores replaced by the lowest number": Form(mask="chosen", low=LOWEST),
+    "scores replaced by -1e4": Form(mask="chosen", low="-10000.0"),
+    "a bias": Form(mask="bias"),
+    "causal, guarded": Form(mask="causal", guard=True),
+    "causal by the lowest number": Form(mask="causal", low=LOWEST),
+    "causal and padding, guarded": Form(mask="two", guard=True),
+    "causal and padding by the lowest number": Form(mask="two", low=LOWEST),
+    "no mask, guarded": Form(guard=True),
+    "keys merged": Form(keys="merged", batch="2", length="5"),
+    "all merged": Form(merged=True, batch="2", length="5"),
+    "all merged, padding": Form(merged=True, batch="2", length="5", mask="bool", guard=True),
+    "opset 13": Form(mask="bool", guard=True, opset=13),
+    "opset 21": Form(mask="two", guard=True, opset=21),
+    "opset 23": Form(mask="two", guard=True, opset=23),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_every_form_is_fused_and_computes_the_same(form: Form) -> None:
+    if form.opset < 15 and form.mask in ("causal", "two"):
+        pytest.skip("Shape has no start before opset 15")
+    model, left = fused(form)
+    assert left["Attention"] + left["MultiHeadAttention"] == 1, left
+    assert not left["Softmax"]
+    assert not left["IsNaN"]
+    same_numbers(form, model)
+
+
+@pytest.mark.parametrize("form", [FORMS[name] for name in ("scores scaled", "q and k scaled", "padding, guarded")])
+def test_heads_need_no_transpose(form: Form) -> None:
+    _, left = fused(form)
+    assert left["Attention"] == 1
+    assert not left["Transpose"]
+
+
+def test_rows_of_minus_infinity_stay_nan() -> None:
+    """Without a guard a fully masked row is NaN, which only the kernel that adds masks keeps."""
+    form = Form(mask="bool")
+    model, left = fused(form)
+    assert left["MultiHeadAttention"] == 1
+    same_numbers(form, model)
+
+
+def test_portable_leaves_what_only_a_vendor_operator_keeps() -> None:
+    form = Form(mask="bool")
+    model, left = fused(form, context(portable=True))
+    assert left["Softmax"] == 1
+    assert not left["MultiHeadAttention"]
+    same_numbers(form, model)
+
+
+def test_scores_replaced_by_a_small_number_stay() -> None:
+    """A score of -5 in the place of another is not that score minus 5."""
+    form = Form(mask="chosen", low="-5.0")
+    model, left = fused(form)
+    assert left["Softmax"] == 1
+    same_numbers(form, model)
+
+
+def test_long_sequences_without_mask_take_the_blockwise_kernel() -> None:
+    _, left = fused(Form(batch="1", length="1024"))
+    assert left["MultiHeadAttention"] == 1
+
+
+def test_cuda_takes_multi_head_attention() -> None:
+    """Its mask must add zeros or a number, and rows without any position are put to zero afterwards."""
+    form = Form(mask="bool", guard=True)
+    model, left = fused(form, context(target=find_backend("cuda")().target()))
+    assert left["MultiHeadAttention"] == 1
+    same_numbers(form, model)
+
+
+WEIGHTS_USED = text(Form()).replace("p = Softmax <axis = -1> (z)", "p = Softmax <axis = -1> (z)\n  w = Identity(p)")
+
+
+def test_weights_that_are_an_output_stay() -> None:
+    source = WEIGHTS_USED.replace(f"float[B,S,{WIDTH}] y)", f"float[B,S,{WIDTH}] y, float[B,2,S,S] w)")
+    model = ir.parse(source)
+    LEVEL.run(model, context())
+    assert "Softmax" in {node.op_type for node in model.graph}
+
+
+def test_another_axis_stays() -> None:
+    model = ir.parse(text(Form()).replace("Softmax <axis = -1>", "Softmax <axis = 1>"))
+    LEVEL.run(model, context())
+    assert "Softmax" in {node.op_type for node in model.graph}
+
+
+def test_a_scale_after_the_mask_stays() -> None:
+    source = text(Form(mask="bool", low="-1e9")).replace("z = Add(s, bias)", "z0 = Add(s, bias)\n  z = Mul(z0, half)")
+    model = ir.parse(source)
+    LEVEL.run(model, context())
+    assert "Softmax" in {node.op_type for node in model.graph}
+
+
+# --- k and v with fewer heads, past keys -----------------------------------------------------------------------------
+
+GROUPED = """<ir_version: 8, opset_import: ["": 17]>
+grouped (float[B,4,S,8] q, float[B,2,T,8] k, float[B,2,T,8] v) => (float[B,4,S,8] y)
+<int64[1] two = {2}, int64[5] wide = {1, 1, 2, 1, 1}, int64[4] heads = {0, 4, -1, 8}, float scale = {0.35}> {
+  k5 = Unsqueeze(k, two)   ke = Expand(k5, wide)   kr = Reshape(ke, heads)
+  v5 = Unsqueeze(v, two)   ve = Expand(v5, wide)   vr = Reshape(ve, heads)
+  kt = Transpose <perm = [0, 1, 3, 2]> (kr)
+  s0 = MatMul(q, kt)   s = Mul(s0, scale)   p = Softmax <axis = -1> (s)   y = MatMul(p, vr)
+}"""
+
+PAST = """<ir_version: 8, opset_import: ["": 17]>
+past (float[B,2,S,4] q, float[B,2,S,4] k, float[B,2,S,4] v, float[B,2,P,4] pk, float[B,2,P,4] pv)
+=> (float[B,2,S,4] y, float[B,2,R,4] all_k, float[B,2,R,4] all_v) <float scale = {0.5}> {
+  all_k = Concat <axis = 2> (pk, k)   all_v = Concat <axis = 2> (pv, v)
+  kt = Transpose <perm = [0, 1, 3, 2]> (all_k)
+  s0 = MatMul(q, kt)   s = Mul(s0, scale)   p = Softmax <axis = -1> (s)   y = MatMul(p, all_v)
+}"""
+
+
+@pytest.mark.parametrize(("source", "sizes"), [(GROUPED, (4, 2)), (PAST, (2, 2))], ids=["grouped", "past"])
+def test_kernels_take_fewer_heads_and_past_keys(source: str, sizes: tuple[int, int]) -> None:
+    import onnxruntime as ort
+
+    model, original = ir.parse(source), ir.parse(source)
+    LEVEL.run(model, context())
+    left = Counter(node.op_type for node in model.graph)
+    assert left["Attention"] == 1
+    assert not left["Softmax"]
+    rng = np.random.default_rng(0)
+    lengths = {"B": 2, "S": 3, "T": 5, "P": 4}
+    feed = {
+        str(value.name): rng.standard_normal(
+            [lengths[dim] if isinstance(dim, str) else dim for dim in ir.dims(value) or ()]  # type: ignore[misc]
+        ).astype(np.float32)
+        for value in original.graph.inputs
+    }
+    results = [
+        ort.InferenceSession(ir.to_proto(each).SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
+        for each in (original, model)
+    ]
+    for wanted, got in zip(*results, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=3e-6)
