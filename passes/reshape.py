@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from accelc import ir
+from accelc.guards import known_equal
 from accelc.pass_base import RulePass
 from accelc.passes import expand
 from accelc.passes.forms import (
@@ -32,6 +33,8 @@ from accelc.passes.forms import (
 )
 from accelc.pattern import Const, Op, Ops, Var
 from accelc.rules import Law, Match, rule, rules_of
+
+from ._elements import elements
 
 _MAX_CHAIN = 16
 
@@ -309,6 +312,22 @@ def _require_same_axes(m: Match, rank: int | None) -> None:
     if sorted(reduced or []) != sorted(named or []):
         same = sorted(normal_axes(m, reduced or [], rank)) == sorted(normal_axes(m, named or [], rank))
         m.require(same, "they name different axes")
+
+
+@rule(shared=True)
+def ones_of_view(op: Ops, x: Var, t: Var, s: Var) -> Law:
+    """Reshape(Reshape(x, t), [b, 1, 1, n]) == Unsqueeze(x, [1, 2]) where x is [b, n]     whatever t, by symbols"""
+
+    def after(m: Match) -> Any:
+        wanted, dims = elements(m.s), m.dims("x")
+        m.require(wanted is not None, "the shape is not put together from dimensions")
+        assert wanted is not None
+        axes = [axis for axis, dim in enumerate(wanted) if dim == 1]
+        m.require(1 not in dims and known_equal(tuple(d for d in wanted if d != 1), dims), f"{dims} becomes {wanted}")
+        m.require(0 not in dims and -1 not in wanted and axes, f"{dims} becomes {wanted}")
+        return unsqueeze(m, m.x, axes)
+
+    return op.Reshape(op.Reshape(x, t, allowzero=...), s, allowzero=...), after
 
 
 @rule()

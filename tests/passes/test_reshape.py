@@ -214,3 +214,22 @@ def test_expand_that_widens() -> None:
     unchanged(e.expand_before_broadcast, dynamic, reason="bring about")
     power = "(float[3,1] x, float[3,4] z) => (float[3,4] y) <int64[2] s = {3,4}> { a = Expand(x, s) y = Pow(z, a) }"
     unchanged(e.expand_before_broadcast, power)
+
+
+def test_a_view_with_ones_by_symbols() -> None:
+    check(
+        p.ones_of_view,
+        """<ir_version: 8, opset_import: ["": 17]> g (float[b,n] x, float[b,1,1,n] like) => (float[b,1,1,n] y)
+        <int64[1] all = {-1}> { f = Reshape(x, all)  s = Shape(like)  y = Reshape(f, s) }""",
+        """<ir_version: 8, opset_import: ["": 17]> g (float[b,n] x, float[b,1,1,n] like) => (float[b,1,1,n] y)
+        <int64[2] axes = {1, 2}> { y = Unsqueeze(x, axes) }""",
+    )
+
+
+def test_a_view_that_reorders_dimensions_is_no_unsqueeze() -> None:
+    unchanged(
+        p.ones_of_view,
+        """<ir_version: 8, opset_import: ["": 17]> g (float[b,n] x, float[n,1,1,b] like) => (float[n,1,1,b] y)
+        <int64[1] all = {-1}> { f = Reshape(x, all)  s = Shape(like)  y = Reshape(f, s) }""",
+        reason="becomes",
+    )
