@@ -16,6 +16,8 @@ _UNARY = frozenset(
     QuickGelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt
     Swish Tan Tanh ThresholdedRelu Trilu""".split()
 )
+_LIKE_FIRST = frozenset({"LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization"})
+"""Operators whose first output is as their first input. The runtime knows them in opsets where onnx does not."""
 _BINARY = frozenset("""Add And BitwiseAnd BitwiseOr BitwiseXor Div Mod Mul Or PRelu Pow Sub Xor""".split())
 _COMPARE = frozenset("""Equal Greater GreaterOrEqual Less LessOrEqual""".split())
 _SMALL = 1024
@@ -27,6 +29,8 @@ def infer_node(node: ir.Node, opset: int) -> None:
     if node.op_type in _UNARY and node.inputs and node.inputs[0] is not None and len(node.outputs) == 1:
         source = node.inputs[0]
         refine(node.outputs[0], source.type, source.shape)
+    elif node.op_type in _LIKE_FIRST and node.inputs and node.inputs[0] is not None:
+        refine(node.outputs[0], node.inputs[0].type, node.inputs[0].shape)
     elif node.domain == "" and (node.op_type in _BINARY or node.op_type in _COMPARE) and len(node.inputs) == 2:
         left, right = node.inputs
         if left is None or right is None:
@@ -47,7 +51,16 @@ def infer_model(model: ir.Model) -> None:
         inferred = infer_shapes(proto, data_prop=True)
     except Exception:  # onnx raises RuntimeError, InferenceError or ValueError; an uninferable model stays as it is
         return
-    absorb(model.graph, inferred.graph)
+    complete(model, inferred.graph)
+
+
+def complete(model: ir.Model, inferred: onnx.GraphProto) -> None:
+    """Take over what onnx inferred for a model, and go on where it stopped, as at an operator that it does not know."""
+    absorb(model.graph, inferred)
+    opset = model.graph.opset_imports.get("", 0)
+    for node in ir.nodes(model.graph):
+        if any(value.type is None for value in node.outputs):
+            infer_node(node, opset)
 
 
 def stripped_proto(model: ir.Model) -> onnx.ModelProto:

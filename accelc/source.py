@@ -13,7 +13,7 @@ import onnx
 from accelc import ir
 from accelc.errors import UsageError
 from accelc.importer import INSIDE, Imported, import_proto, read_model
-from accelc.infer import absorb
+from accelc.infer import complete
 from accelc.size import Size, size_of_proto
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
@@ -81,7 +81,7 @@ class Source:
         model = ir.from_proto(proto, self.base_dir, self.imported.generated_names)
         if file is not None:
             _map_weights(model, file)
-        absorb(model.graph, self.imported.inferred.graph)
+        complete(model, self.imported.inferred.graph)
         return model
 
     def size(self) -> Size:

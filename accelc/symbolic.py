@@ -120,7 +120,7 @@ def values(model: ir.Model) -> Facts:
     symbols and unknowns. A number is never replaced, inputs and outputs keep their shapes, invented symbols stay here.
     """
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
-    if not any(_reads_shapes(graph) for graph in graphs):
+    if not any(_reads_shapes(graph) or _has_unknown_ranks(graph) for graph in graphs):
         return Facts()
     with ir.paused_gc():
         return walk(model)
@@ -150,6 +150,11 @@ def _reads_shapes(graph: ir.Graph) -> bool:
         if node.attributes and any(_reads_shapes(inner) for inner in ir.subgraphs(node)):
             return True
     return False
+
+
+def _has_unknown_ranks(graph: ir.Graph) -> bool:
+    """Whether the shape inference of onnx stopped at some operator, as at one that its opset does not have."""
+    return any(value.shape is None and value.type is not None for node in ir.nodes(graph) for value in node.outputs)
 
 
 def _input_shape(facts: Facts, value: ir.Value) -> Shape | None:

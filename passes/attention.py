@@ -7,17 +7,19 @@ kernels read it as it is. What the exporters do to the heads before and after is
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from accelc import ir
 from accelc.pass_base import RulePass
-from accelc.pattern import Ops, Term, Var
+from accelc.pattern import Maybe, Ops, Term, Var
 from accelc.rules import Law, Match, rule, rules_of
 
-from .attention_block import HEADS_LAST, Block, read_block, repeated, rows, unswapped
+from .attention_block import HEADS_LAST, Block, read_block, repeated, rows, transposed, unswapped
 from .attention_choice import choose
 from .attention_masks import added_bias, attention_mask
+from .attention_projections import projections
 
 _TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -71,30 +73,38 @@ def _operands(m: Match, block: Block, *, must_be_flat: bool = False) -> _Operand
         q, k, v = (_unsqueeze(m, each, 0) for each in (block.q, k, m.v))
         return _Operands(q, k, v, (None, None), flat=False, added=True)
     m.require(len(shape) == 4, f"q has {len(shape)} dimensions")
-    flat = _flat(m, block)
+    if all(_heads(each) == 1 for each in (block.q, block.kt, m.v)):
+        return _one_head(m, block)
+    few_k, few_v = _repeated_keys(block), repeated(m.v)
+    fewer = few_k is not None and few_v is not None and _heads(few_k) == _heads(few_v) is not None and not must_be_flat
+    k_rows = rows(few_k) if few_k is not None and fewer else rows(block.kt, swapped=True)
+    flat = _flat(m, (rows(block.q), k_rows, rows(few_v if few_v is not None and fewer else m.v)))
     if flat is not None:
         return flat
     k, v = unswapped(m, block.kt), m.v
     if must_be_flat:
         return _flat_queries(m, block, k)
-    few_k, few_v = repeated(k), repeated(v)
-    if few_k is not None and few_v is not None and _heads(few_k) == _heads(few_v) is not None:
+    if fewer and few_k is not None and few_v is not None:
         k, v = few_k, few_v
     return _Operands(block.q, k, v, (None, None), flat=False, added=False)
 
 
-def _flat(m: Match, block: Block) -> _Operands | None:
-    """Operands as [B, S, H * D], where all three come from [B, S, H, D] and the result goes back to it."""
+def _repeated_keys(block: Block) -> ir.Value | None:
+    """The k [B, G, T, D] with fewer heads, where it was repeated before it was transposed."""
+    found = transposed(block.kt)
+    return repeated(found[0]) if found is not None and found[1] == (0, 1, 3, 2) else None
+
+
+def _flat(m: Match, sources: Sequence[ir.Value | None]) -> _Operands | None:
+    """Operands as [B, S, H * D] of these [B, S, H, D] (of q, k and v), where the result goes back to that layout."""
     users = [use.node for use in m.out.uses()]
-    if all(_heads(each) == 1 for each in (block.q, block.kt, m.v)):
-        return _one_head(m, block)
     back = len(users) == 1 and users[0].op_type == "Transpose" and not m.out.is_graph_output()
     if not back or tuple(ir.attribute(users[0], "perm") or ()) != HEADS_LAST:
         return None
     made: list[ir.Value] = []
     heads: list[ir.Dim] = []
-    for source in (rows(block.q), rows(block.kt, swapped=True), rows(m.v)):
-        shape = ir.dims(source) if source is not None else None
+    for source in sources:
+        shape = ir.dims(source)
         if shape is None or not isinstance(shape[2], int) or not isinstance(shape[3], int):
             return None
         heads.append(shape[2])
@@ -117,12 +127,16 @@ def _one_head(m: Match, block: Block) -> _Operands:
 
 
 def _squeeze(m: Match, value: ir.Value, axis: int) -> ir.Value:
-    made: ir.Value = m.op.Squeeze(value, axes=[axis]) if m.opset < 13 else m.op.Squeeze(value, [axis])
+    made: ir.Value = (
+        m.op.Squeeze(value, axes=[axis]) if max(m.opset, m.rule.opset) < 13 else m.op.Squeeze(value, [axis])
+    )
     return made
 
 
 def _unsqueeze(m: Match, value: ir.Value, axis: int) -> ir.Value:
-    made: ir.Value = m.op.Unsqueeze(value, axes=[axis]) if m.opset < 13 else m.op.Unsqueeze(value, [axis])
+    made: ir.Value = (
+        m.op.Unsqueeze(value, axes=[axis]) if max(m.opset, m.rule.opset) < 13 else m.op.Unsqueeze(value, [axis])
+    )
     return made
 
 
@@ -130,7 +144,7 @@ def _flat_queries(m: Match, block: Block, k: ir.Value) -> _Operands:
     """q as [B, S, H * D], by a transpose that is new, beside k and v as they are."""
     q, heads, size = block.q, m.dims("v")[1], (ir.dims(block.q) or ())[3]
     fits = isinstance(heads, int) and isinstance(size, int)
-    same = {_heads(each) for each in (q, k, m.v)} == {heads}
+    same = {_heads(each) for each in (q, block.kt, m.v)} == {heads}
     m.require(fits and same, "the number and size of heads are not known")
     assert isinstance(heads, int)
     assert isinstance(size, int)
@@ -169,6 +183,47 @@ def attention(op: Ops, scores: Var, v: Var) -> Law:
             operands.q, operands.k, operands.v, mask, scale=block.scale, softmax_precision=precision, **heads
         )
         return _back(m, made, operands)
+
+    return op.MatMul(_weights(op, scores), v), after
+
+
+@rule(exact=False, opset=23)
+def attention_of_rows(op: Ops, q: Var, k: Var, v: Var, mask: Maybe) -> Law:
+    """Attention of q, k, v [B, H, S, D] == Attention of [B, S, H * D]     where all are transposed from and to that"""
+
+    def after(m: Match) -> Any:
+        m.require(len(m.dims("q")) == 4, "q has no dimension of heads")
+        unused = all(not ir.use_count(each) and not each.is_graph_output() for each in m.root.outputs[1:])
+        m.require(unused, "another output than the first is used")
+        operands = _flat(m, [rows(each) for each in (m.q, m.k, m.v)])
+        if operands is None:
+            m.fail("q, k, v or the result are not transposed from [B, S, H, D]")
+        inputs = [operands.q, operands.k, operands.v, m["mask"]]
+        heads = {"q_num_heads": operands.heads[0], "kv_num_heads": operands.heads[1]}
+        return _back(m, m.op.copy(m.root, inputs, outputs=1, **heads), operands)
+
+    return [op.Attention(q, k, v, _any=True), op.Attention(q, k, v, mask, _any=True)], after
+
+
+@rule(exact=False, shared=True)
+def attention_of_projections(op: Ops, scores: Var, v: Var) -> Law:
+    """softmax(scale (x Wq)(x Wk)ᵀ + mask) x Wv == Attention(x, [Wq Wk Wv], bias=mask, scale)     com.microsoft"""
+
+    def after(m: Match) -> Any:
+        block = _read(m)
+        kernel = m.ctx.allows("com.microsoft", "Attention", m.opset, {"T": m.dtype("v")})
+        m.require(kernel is True, str(kernel))
+        on_cpu = m.ctx.target.provider == "CPUExecutionProvider"
+        m.require(on_cpu and choose(m, block) == "Attention", "MultiHeadAttention is taken here")
+        made_of = projections(m, block)
+        bias, alive = added_bias(m, block)
+        made = m.op.ms.Attention(
+            made_of.x, made_of.weight, made_of.bias, None, None, bias, num_heads=made_of.heads, scale=block.scale
+        )
+        shape = ir.dims(made_of.x) or ()
+        made.type, made.shape = m.v.type, ir.Shape([*shape[:2], made_of.width])
+        operands = _Operands(made, made, made, (made_of.heads, made_of.heads), flat=True, added=False)
+        return _back(m, made if alive is None else m.op.Mul(made, alive), operands)
 
     return op.MatMul(_weights(op, scores), v), after
 

@@ -279,16 +279,18 @@ def _unscaled(value: ir.Value) -> tuple[ir.Value, float]:
 
 
 def transposed(value: ir.Value) -> tuple[ir.Value, tuple[int, ...]] | None:
-    """What a Transpose turns into this value, and its permutation."""
-    node = value.producer()
-    if node is None or node.domain or node.op_type != "Transpose":
-        return None
-    source = node.inputs[0]
-    shape = ir.dims(source)
-    if source is None or shape is None:
-        return None
-    perm = ir.attribute(node, "perm")
-    return source, tuple(perm) if perm is not None else tuple(range(len(shape)))[::-1]
+    """What Transposes, one after the other, turn into this value, and their joint permutation."""
+    found: tuple[ir.Value, tuple[int, ...]] | None = None
+    while (node := value.producer()) is not None and not node.domain and node.op_type == "Transpose":
+        source = node.inputs[0]
+        shape = ir.dims(source)
+        if source is None or shape is None:
+            break
+        given = ir.attribute(node, "perm")
+        perm = tuple(given) if given is not None else tuple(range(len(shape)))[::-1]
+        found = source, perm if found is None else tuple(perm[axis] for axis in found[1])
+        value = source
+    return found
 
 
 def rows(value: ir.Value, *, swapped: bool = False) -> ir.Value | None:

@@ -138,8 +138,8 @@ def full(m: Match, block: Block, mask: ir.Value) -> ir.Value:
     tall = len(shape) >= 2 and known_equal(shape[-2:-1], (rows_,))
     if wide and tall and len(shape) == 4:
         return mask
-    parts: list[Any] = [1 if wide else _length(m, columns, block.kt, -1)]
-    parts.insert(0, 1 if tall else _length(m, rows_, block.q, -2))
+    parts: list[Any] = [1 if wide else length(m, columns, block.kt, -1)]
+    parts.insert(0, 1 if tall else length(m, rows_, block.q, -2))
     made: ir.Value = m.op.Expand(mask, _vector(m, [1, 1, *parts]))
     return made
 
@@ -152,7 +152,7 @@ def _mask_shape(m: Match, block: Block, mask: ir.Value) -> tuple[ir.Dim, ...]:
     return ()
 
 
-def _length(m: Match, dim: ir.Dim, value: ir.Value, axis: int) -> int | ir.Value:
+def length(m: Match, dim: ir.Dim, value: ir.Value, axis: int) -> int | ir.Value:
     """A dimension: the number where it is known, else one element [1] computed when the model runs.
 
     It is read off an input of the graph that has the same symbol, so that all blocks compute it alike.

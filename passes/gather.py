@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelc import ir
+from accelc.guards import known_equal
 from accelc.pass_base import RulePass
 from accelc.pattern import Ops, Var
 from accelc.rules import Law, Match, rule, rules_of
 
 from ._elements import elements
 from .attention_block import always_true
+from .forms import list_of
 
 
 def _range(m: Match, value: ir.Value, axis: int, rank: int) -> ir.Value:
@@ -35,7 +37,7 @@ def _range(m: Match, value: ir.Value, axis: int, rank: int) -> ir.Value:
 
 
 def _fetched(m: Match, counters: Sequence[ir.Value]) -> ir.Value:
-    """x [n0, n1], or as much of it as the two counters reach."""
+    """x [n0, n1], or as much of it as the two counters reach: reaching further, the runtime refuses the gather."""
     sizes = [(ir.dims(each) or (None,))[0] for each in counters]
     shape = m.dims("x")
     cut = [axis for axis in (0, 1) if sizes[axis] is None or sizes[axis] != shape[axis]]
@@ -50,6 +52,7 @@ def _is_width(m: Match, name: str) -> None:
     """A miss unless a variable of one element is the last dimension of x, by symbol or number."""
     found, width = elements(getattr(m, name)), m.dims("x")[1]
     m.require(width is not None and found == (width,), f"the step is {found} where x has {width} columns")
+    m.require(len(m.dims(name)) <= 4, f"{name} has more than four dimensions")
 
 
 @rule(shared=True)
@@ -58,20 +61,21 @@ def gather_flat(op: Ops, x: Var, s: Var, b: Var, c: Var, t: Var) -> Law:
 
     def after(m: Match) -> Any:
         m.require(len(m.dims("x")) == 2, "x is not a matrix")
-        m.require(
-            m.attr("axis", 0) in (0, -len(ir.dims(m.node("flat").outputs[0]) or ())), "gathers along another axis"
-        )
+        flat = m.node("flat")
+        as_column = flat.op_type == "Flatten"
+        if as_column:
+            m.require(ir.attribute(flat, "axis") == 2, "is flattened to another shape")
+        else:
+            m.require(ir.dims(m.t) == (1,), "is flattened to another shape")
+        m.require(m.attr("axis", 0) in (0, -2 if as_column else -1), "gathers along another axis")
         _is_width(m, "c")
         rows, columns = _range(m, m.b, 0, 4), _range(m, m.s, 3, 4)
-        m.require((ir.dims(columns) or (None,))[0] == m.dims("x")[1], "does not reach all columns")
-        flat = m.node("flat")
-        if flat.op_type == "Flatten":
-            m.require(ir.attribute(flat, "axis") == 2, "is flattened to another shape")
+        m.require(known_equal(ir.dims(columns) or (), m.dims("x")[1:]), "reads past the end of a row")
         value = _fetched(m, (rows, columns))
-        axes = [1, 2, 4] if flat.op_type == "Flatten" else [1, 2]
+        axes = [1, 2, 4] if as_column else [1, 2]
         return m.op.Unsqueeze(value, axes=axes) if m.opset < 13 else m.op.Unsqueeze(value, axes)
 
-    flat = op.any_of(op.Flatten(x, axis=..., _as="flat"), op.Reshape(x, op.any_of(-1, t), _as="flat", allowzero=...))
+    flat = op.any_of(op.Flatten(x, axis=..., _as="flat"), op.Reshape(x, t, _as="flat", allowzero=...))
     return op.Gather(flat, op.Add(s, op.Mul(b, c)), axis=...), after
 
 
@@ -82,10 +86,14 @@ def gather_grid(op: Ops, x: Var, s: Var, b: Var, t: Var, u: Var, v: Var, w: Var)
     def after(m: Match) -> Any:
         m.require(len(m.dims("x")) == 2, "x is not a matrix")
         m.require(m.attr("axis", node="pairs") in (-1, 4), "the index is not made of pairs")
+        rows, columns = _range(m, m.b, 0, 4), _range(m, m.s, 3, 4)
+        grid = (*(ir.dims(rows) or (None,)), 1, 1, *(ir.dims(columns) or (None,)))
         for label in ("first", "second"):
-            axes = ir.const(m.node(label).inputs[1])
-            m.require(axes is not None and axes.tolist() in ([-1], [4]), "the index is not made of pairs")
-        value = _fetched(m, (_range(m, m.b, 0, 4), _range(m, m.s, 3, 4)))
+            counters = m.node(label).inputs[0]
+            assert counters is not None
+            m.require(list_of(m, m.node(label), "axes", 1) in ([-1], [4]), "the index is not made of pairs")
+            m.require(known_equal(ir.dims(counters) or (), grid), f"{counters.name} is not expanded to {list(grid)}")
+        value = _fetched(m, (rows, columns))
         return m.op.Unsqueeze(value, [1, 2])
 
     first = op.Unsqueeze(op.Expand(b, t), v, _as="first")

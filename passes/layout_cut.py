@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import networkx as nx
-
 from accelc import ir
 from accelc.passes.layout_region import Region, Stream
 
@@ -19,6 +17,8 @@ _ZERO, _ONE = "order 0", "order 1"
 
 def orders(region: Region) -> dict[ir.Node, int] | None:
     """The order of every member at the least cost; None where the model as it stands costs no more."""
+    import networkx as nx
+
     graph = nx.DiGraph()
     graph.add_nodes_from((_ZERO, _ONE, *region.members))
     base = 0
@@ -40,6 +40,8 @@ def orders(region: Region) -> dict[ir.Node, int] | None:
 
 def _needed(region: Region, order: dict[ir.Node, int]) -> dict[ir.Node, int]:
     """The same orders, but members that gain nothing by leaving home stay: parts of the region that cost no less."""
+    import networkx as nx
+
     moved = nx.Graph()
     moved.add_nodes_from(node for node, member in region.members.items() if order[node] != member.home)
     touching: dict[Stream, list[ir.Node]] = {}

@@ -1,28 +1,23 @@
-"""Recurrent layers whose steps are written out one after the other, as one LSTM, GRU or RNN."""
+"""Recurrent layers whose steps are written out, or stand in a Scan or Loop, as one LSTM, GRU or RNN."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from accelc import ir
+from accelc import ir, symbolic
 from accelc.context import Context
-from accelc.infer import infer_node
 from accelc.pass_base import Pass, PassResult
-from accelc.passes.recurrent_chains import Chain, Weights, chains, is_zero, weights
+from accelc.passes.recurrent_chains import Chain, Weights, chains, is_made_of_zeros, is_zero, weights
+from accelc.passes.recurrent_choice import case_of, pays
+from accelc.passes.recurrent_loops import Layer, is_used, layers
+from accelc.passes.recurrent_write import Writer
 from accelc.rewrite import remove_dead, replace_value
 
-Array = np.ndarray[Any, Any]
-
 _RULES = {"LSTM": "unrolled_lstm", "GRU": "unrolled_gru", "RNN": "unrolled_rnn"}
-_WIDEST = {"LSTM": 256, "GRU": 64, "RNN": 32}
-"""The largest hidden size for which the operator is faster than its steps on the CPU, at 1 to 8 sequences at a time.
-
-Steps over operator, 1 and 8 sequences: LSTM 8.6 and 3.1 (hidden 32), 3.2 and 1.5 (128), 1.2 and 0.9 (512); GRU 9.9 and
-13.6 (32), 1.7 and 1.4 (64), 1.8 and 0.8 (128); RNN 3.5 and 0.9 (32), 0.7 and 0.4 (64)."""
+_LOOP_RULES = {"LSTM": "looped_lstm", "GRU": "looped_gru", "RNN": "looped_rnn"}
 _NODE_BYTES = 50
 """What a node takes in a file, at least."""
 _OPSET = 14
@@ -31,12 +26,16 @@ _OPSET = 14
 
 @dataclass(frozen=True)
 class Recurrent(Pass):
-    """Write the unrolled steps of a recurrent layer as one LSTM, GRU or RNN.
+    """Write the steps of a recurrent layer as one LSTM, GRU or RNN.
 
     Steps are cells of plain operators with the same weights, each of which takes the state of the one before and the
-    next part of one sequence, forwards or backwards from end to end. The states may be used in any way.
+    next part of one sequence, forwards or backwards from end to end. They are written out one after the other, or are
+    the body of a Scan or a Loop. The states may be used in any way when written out, else the last ones and the state
+    of every step.
     The runtime's kernels bound what goes into an activation, so a NaN or an infinity in the inputs does not spread as
-    before; for finite inputs the results agree up to rounding.
+    before; for finite inputs the results agree up to rounding. LSTM and GRU do not run on 0 sequences at a time; a note
+    says so where the model leaves their number open. A Loop that may take no step stays: the operators then return
+    other states, or fail. (A Scan fails, too.)
     """
 
     name = "recurrent"
@@ -44,45 +43,113 @@ class Recurrent(Pass):
 
     @classmethod
     def rule_names(cls) -> tuple[str, ...]:
-        return tuple(_RULES.values())
+        return (*_RULES.values(), *_LOOP_RULES.values())
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         changes = 0
-        for scope in ir.scopes(model):
-            if scope.opset < _OPSET:
-                continue
-            while (found := _first(scope, ctx)) is not None:
-                chain, arrays = found
-                rule = _RULES[_operator(chain)]
-                if not ctx.spend(rule, ir.node_path(chain.steps[-1].cell.h.producer())):  # type: ignore[arg-type]
-                    break
-                _Writer(chain, arrays, scope, ir.names(model), rule).write()
-                changes += 1
+        for write in (_write_loop, _write_chain):
+            for scope in ir.scopes(model):
+                while scope.opset >= _OPSET and write(model, scope, ctx):
+                    changes += 1
         return PassResult(changes)
 
 
-def _operator(chain: Chain) -> str:
-    return chain.steps[0].cell.kind.partition(" ")[0]
+def _allowed(rule: str, operator: str, scope: ir.Scope, ctx: Context) -> bool:
+    allows = ctx.allows("", operator, scope.opset, {"T": ir.DataType.FLOAT}) is True
+    return allows and not ctx.disabled(rule)
 
 
-def _first(scope: ir.Scope, ctx: Context) -> tuple[Chain, Weights] | None:
-    """The first chain that an operator can stand for."""
-    for chain in chains(scope.graph):
-        operator = _operator(chain)
-        allowed = ctx.allows("", operator, scope.opset, {"T": ir.DataType.FLOAT}) is True
-        if not allowed or ctx.disabled(_RULES[operator]):
+def _tell(operator: str, batch: ir.Dim, ctx: Context) -> None:
+    if operator != "RNN" and not isinstance(batch, int):
+        ctx.note(
+            "recurrent: the runtime's LSTM and GRU do not run on 0 sequences at a time, as the steps they replace do"
+        )
+
+
+def _stays_small(arrays: Weights, cell: Iterable[ir.Node], inside: set[ir.Node]) -> bool:
+    """Whether the weights that go make up for the new ones. inside: all nodes that go, those of the cells with them."""
+    old = {value for node in cell for value in node.inputs if value is not None and ir.is_constant(value)}
+    gone = sum(_bytes(value) for value in old if all(use.node in inside for use in value.uses()))
+    return arrays.nbytes <= gone + _NODE_BYTES * len(inside)
+
+
+def _bytes(value: ir.Value) -> int:
+    tensor = ir.const_tensor(value)
+    return int(tensor.nbytes) if tensor is not None else 0
+
+
+# --- loops -----------------------------------------------------------------------------------------------------------
+
+
+def _write_loop(model: ir.Model, scope: ir.Scope, ctx: Context) -> bool:
+    """Write the first loop that an operator can stand for."""
+    if not any(node.op_type in ("Scan", "Loop") and not node.domain for node in ir.nodes(scope.graph)):
+        return False
+    for layer in layers(scope.graph, ctx.analysis(symbolic.walk, model)):
+        kind, node = layer.step.cell.kind, layer.body.node
+        operator = kind.partition(" ")[0]
+        rule, arrays = _LOOP_RULES[operator], weights(layer.step.key)
+        if arrays is None or not _allowed(rule, operator, scope, ctx):
             continue
-        arrays = weights(chain.steps[-1].key)
-        if arrays is not None and _pays(chain, arrays) and _fits(chain, arrays) and _stays_small(chain, arrays):
-            return chain, arrays
-    return None
+        inside = {node, *(each for inner in ir.subgraphs(node) for graph in ir.nested(inner) for each in graph)}
+        inputs, shape = arrays.w.shape[2], layer.shape
+        if not layer.fits(arrays.hidden, inputs) or not _stays_small(arrays, layer.step.cell.nodes, inside):
+            continue
+        assert shape is not None
+        case = case_of(node.op_type, kind, arrays.hidden, inputs, shape, layer.taken.axis)
+        if not pays(rule, case, ctx) or not ctx.spend(rule, ir.node_path(node)):
+            continue
+        _tell(operator, shape[1 - layer.taken.axis], ctx)
+        _write_layer(layer, arrays, Writer(node, str(layer.h.final.name), scope, ir.names(model), rule))
+        return True
+    return False
 
 
-def _pays(chain: Chain, arrays: Weights) -> bool:
-    """Whether the operator is faster than the steps. One that gains with one sequence at a time only needs to know."""
-    operator = _operator(chain)
-    batch = (ir.dims(chain.source) or ())[1 - chain.axis]
-    return arrays.hidden <= _WIDEST[operator] and (operator != "RNN" or batch == 1)
+def _write_layer(layer: Layer, arrays: Weights, writer: Writer) -> None:
+    taken, states = layer.taken, [each for each in (layer.h, layer.c) if each is not None]
+    starts = [None if is_made_of_zeros(each.start) else each.start for each in states]
+    made = writer.layer(
+        layer.step.cell.kind, taken.source, arrays, starts, axis=taken.axis, is_reverse=taken.is_reverse
+    )
+    for stack in layer.stacks:
+        whole = writer.squeeze(made[0], 1)
+        if stack.is_prepended != taken.is_reverse:
+            whole = writer.backwards(whole)
+        perms = {0: None, 1: [1, 0, 2], 2: [1, 2, 0]}
+        perm = perms[stack.axis]
+        replace_value(stack.value, whole if perm is None else writer.transpose(whole, perm))
+    for state, last in zip(states, made[1:], strict=True):
+        if is_used(state.final):
+            replace_value(state.final, writer.squeeze(last, 0))
+    for state in layer.kept:
+        replace_value(state.final, writer.node("Identity", [state.start])[0])
+    writer.finish([layer.body.node])
+
+
+# --- steps that are written out --------------------------------------------------------------------------------------
+
+
+def _write_chain(model: ir.Model, scope: ir.Scope, ctx: Context) -> bool:
+    """Write the first chain that an operator can stand for."""
+    for chain in chains(scope.graph):
+        kind = chain.steps[0].cell.kind
+        operator = kind.partition(" ")[0]
+        rule, arrays = _RULES[operator], weights(chain.steps[-1].key)
+        if arrays is None or not _allowed(rule, operator, scope, ctx):
+            continue
+        inside = {node for step in chain.steps for node in step.cell.nodes}
+        if not _fits(chain, arrays) or not _stays_small(arrays, inside, inside):
+            continue
+        dims = ir.dims(chain.source) or ()
+        case = case_of("steps", kind, arrays.hidden, arrays.w.shape[2], dims, chain.axis)
+        last = chain.steps[-1].cell.h.producer()
+        assert last is not None
+        if not pays(rule, case, ctx) or not ctx.spend(rule, ir.node_path(last)):
+            continue
+        _tell(operator, dims[1 - chain.axis], ctx)
+        _ChainWriter(chain, arrays, scope, ir.names(model), rule).write()
+        return True
+    return False
 
 
 def _fits(chain: Chain, arrays: Weights) -> bool:
@@ -90,11 +157,15 @@ def _fits(chain: Chain, arrays: Weights) -> bool:
     dims = ir.dims(chain.source) or ()
     batch = dims[1 - chain.axis]
     first = chain.steps[0]
+    if batch == 0 or any(gate.rows not in (1, batch) for step in chain.steps for gate in step.cell.gates):
+        return False
     for start in (first.state, first.cell.cell):
         if start is not None and not is_zero(start):
             shape = ir.dims(start)
             if shape is None or len(shape) != 2 or shape[1] != arrays.hidden or shape[0] != batch or batch is None:
                 return False
+        elif start is not None and _rows(start) not in (1, batch):
+            return False
     if dims[2] != arrays.w.shape[2]:
         return False
     inside = {node for step in chain.steps for node in step.cell.nodes}
@@ -106,49 +177,33 @@ def _fits(chain: Chain, arrays: Weights) -> bool:
     )
 
 
-def _stays_small(chain: Chain, arrays: Weights) -> bool:
-    """Whether the weights that go make up for the new ones."""
-    inside = {node for step in chain.steps for node in step.cell.nodes}
-    old = {value for node in inside for value in node.inputs if value is not None and ir.is_constant(value)}
-    gone = sum(_bytes(value) for value in old if all(use.node in inside for use in value.uses()))
-    return arrays.nbytes <= gone + _NODE_BYTES * len(inside)
+def _rows(value: ir.Value) -> ir.Dim:
+    dims = ir.dims(value) or ()
+    return dims[0] if len(dims) == 2 else 1
 
 
-def _bytes(value: ir.Value) -> int:
-    tensor = ir.const_tensor(value)
-    return int(tensor.nbytes) if tensor is not None else 0
+class _ChainWriter(Writer):
+    """Writes a chain as one operator, before its first step: all that this reads is there, and nobody reads it yet."""
 
-
-class _Writer:
     def __init__(self, chain: Chain, arrays: Weights, scope: ir.Scope, names: ir.Names, rule: str) -> None:
-        self.chain, self.arrays, self.scope, self.names, self.rule = chain, arrays, scope, names, rule
+        self.chain, self.arrays = chain, arrays
         first = chain.steps[0].cell.h
         at = first.producer()
         assert at is not None
-        self.hint, self.at = str(first.name), at  # all that the first step reads is there, and nobody reads it yet
-        self.made: list[ir.Node] = []
+        super().__init__(at, str(first.name), scope, names, rule)
 
     def write(self) -> None:
         chain, steps = self.chain, self.chain.steps
-        sequence = chain.source if chain.axis == 0 else self.node("Transpose", [chain.source], perm=[1, 0, 2])[0]
-        kind, _, detail = steps[0].cell.kind.partition(" ")
+        kind = steps[0].cell.kind
         starts = [steps[0].state, steps[0].cell.cell][: 2 if kind == "LSTM" else 1]
-        given = [None if each is None or is_zero(each) else self.unsqueeze(each) for each in starts]
-        attrs = {
-            "hidden_size": self.arrays.hidden,
-            "direction": "reverse" if chain.is_reverse else None,
-            "linear_before_reset": 1 if detail == "after" else None,
-            "activations": [detail] if kind == "RNN" and detail != "Tanh" else None,
-        }
-        matrices = [self.constant(each) for each in (self.arrays.w, self.arrays.r, self.arrays.b)]
-        made = self.node(kind, [sequence, *matrices, None, *given], 3 if kind == "LSTM" else 2, **attrs)
+        made = self.layer(kind, chain.source, self.arrays, starts, axis=chain.axis, is_reverse=chain.is_reverse)
         self.states(made[0], made[1])
         if kind == "LSTM":
             last = steps[-1].cell.c
             if last is not None and self.is_used_outside(last):
                 replace_value(last, self.squeeze(made[2], 0))
         gone = [node for step in reversed(steps) for node in step.cell.nodes]
-        remove_dead([*gone, *(node for step in steps if (node := step.x.producer()) is not None), *self.made])
+        self.finish([*gone, *(node for step in steps if (node := step.x.producer()) is not None)])
 
     def states(self, every: ir.Value, final: ir.Value) -> None:
         """Replace what is outside of the steps reads of their new states."""
@@ -157,7 +212,7 @@ class _Writer:
         whole = None
         for joined, axis in _stacks(ordered):
             whole = whole or self.squeeze(every, 1)
-            replace_value(joined.outputs[0], whole if axis == 0 else self.node("Transpose", [whole], perm=[1, 0, 2])[0])
+            replace_value(joined.outputs[0], whole if axis == 0 else self.transpose(whole, [1, 0, 2]))
             remove_dead([joined])
         for place, value in by_place.items():
             if not self.is_used_outside(value):
@@ -172,31 +227,6 @@ class _Writer:
     def is_used_outside(self, value: ir.Value) -> bool:
         inside = {node for step in self.chain.steps for node in step.cell.nodes}
         return value.is_graph_output() or any(use.node not in inside for use in value.uses())
-
-    def node(
-        self, op_type: str, inputs: Sequence[ir.Value | None], outputs: int = 1, **attrs: object
-    ) -> list[ir.Value]:
-        values = list(inputs)
-        while values and values[-1] is None:
-            values.pop()
-        node = ir.new_node(op_type, values, attrs, outputs=outputs, name=self.names.fresh(f"{self.hint}/{op_type}"))
-        for value in node.outputs:
-            value.name = self.names.fresh(f"{node.name}_out")
-        node.meta["accelc.rule"] = self.rule
-        self.scope.graph.insert_before(self.at, node)
-        infer_node(node, self.scope.opset)
-        self.made.append(node)
-        return list(node.outputs)
-
-    def constant(self, array: Array) -> ir.Value:
-        tensor = ir.array_tensor(np.asarray(array, order="C"))
-        return ir.new_constant(self.scope, self.names, f"{self.hint}/weight", tensor, self.at)
-
-    def squeeze(self, value: ir.Value, axis: int) -> ir.Value:
-        return self.node("Squeeze", [value, self.constant(np.array([axis], np.int64))])[0]
-
-    def unsqueeze(self, value: ir.Value) -> ir.Value:
-        return self.node("Unsqueeze", [value, self.constant(np.array([0], np.int64))])[0]
 
 
 def _stacks(ordered: Sequence[ir.Value]) -> list[tuple[ir.Node, int]]:

@@ -6,7 +6,7 @@ where in which matrix, how the matrices are joined and where biases are added th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -37,11 +37,12 @@ class Term:
 
 @dataclass(frozen=True)
 class Affine:
-    """sum(source @ term) + bias, of some width."""
+    """sum(source @ term) + bias, of some width. rows: of the longest bias, which are all alike."""
 
     terms: Mapping[ir.Value, Term]
     bias: Array
     nodes: frozenset[ir.Node]
+    rows: int = 1
 
     @property
     def width(self) -> int:
@@ -53,7 +54,7 @@ class Affine:
             source: Term(each.weight, each.transposed, each.rows, (each.columns[0] + start, each.columns[0] + end))
             for source, each in self.terms.items()
         }
-        return Affine(terms, self.bias[start:end], self.nodes | {node})
+        return Affine(terms, self.bias[start:end], self.nodes | {node}, self.rows)
 
     def key(self, x: ir.Value | None, h: ir.Value | None) -> Any:
         """What is the same in every step, given the input and the old state; None where there are other sources."""
@@ -64,9 +65,10 @@ class Affine:
 
 
 class Reader:
-    """Reads affine forms. Each value is read once."""
+    """Reads affine forms. Each value is read once. dims: says what shape a value has."""
 
-    def __init__(self) -> None:
+    def __init__(self, dims: Callable[[ir.Value | None], tuple[ir.Dim, ...] | None] = ir.dims) -> None:
+        self.dims = dims
         self._known: dict[ir.Value, Affine | None] = {}
 
     def read(self, value: ir.Value | None) -> Affine | None:
@@ -94,7 +96,7 @@ class Reader:
 
     def _product(self, node: ir.Node) -> Affine | None:
         source, weight = node.inputs[:2]
-        array, dims = ir.const(weight), ir.dims(source)
+        array, dims = ir.const(weight), self.dims(source)
         if source is None or weight is None or array is None or array.ndim != 2 or dims is None or len(dims) != 2:
             return None
         if node.op_type == "Gemm" and not _is_plain(node):
@@ -103,7 +105,7 @@ class Reader:
         rows, columns = array.shape[::-1] if turned else array.shape
         terms: dict[ir.Value, Term] = {}
         start = 0
-        for part, size in _parts(source, rows):
+        for part, size in self._parts(source, rows):
             if part in terms or ir.is_constant(part):
                 return None
             terms[part] = Term(weight, turned, (start, start + size), (0, columns))
@@ -121,7 +123,7 @@ class Reader:
         return None if left is None else _add(left, right, node)
 
     def _part(self, node: ir.Node, value: ir.Value) -> Affine | None:
-        whole, dims = self.read(node.inputs[0]), ir.dims(node.inputs[0])
+        whole, dims = self.read(node.inputs[0]), self.dims(node.inputs[0])
         if whole is None or dims is None or len(dims) != 2:
             return None
         if node.op_type == "Split":
@@ -141,6 +143,19 @@ class Reader:
             return None
         return whole.part(*slice(starts[0], ends[0]).indices(whole.width)[:2], node)
 
+    def _parts(self, source: ir.Value, rows: int) -> list[tuple[ir.Value, int]]:
+        """What a source is joined of along its last axis, with the sizes; itself where it is not joined."""
+        node = source.producer()
+        if node is None or node.op_type != "Concat" or node.domain or ir.attribute(node, "axis") not in (1, -1):
+            return [(source, rows)]
+        found = []
+        for value in node.inputs:
+            dims = self.dims(value)
+            if value is None or dims is None or not isinstance(dims[-1], int):
+                return [(source, rows)]
+            found.append((value, dims[-1]))
+        return found
+
 
 def _is_plain(node: ir.Node) -> bool:
     return (
@@ -157,26 +172,12 @@ def _ints(node: ir.Node, name: str, index: int) -> list[int] | None:
     return None if array is None else [int(each) for each in array.reshape(-1)]
 
 
-def _parts(source: ir.Value, rows: int) -> list[tuple[ir.Value, int]]:
-    """What a source is joined of along its last axis, with the sizes; itself where it is not joined."""
-    node = source.producer()
-    if node is None or node.op_type != "Concat" or node.domain or ir.attribute(node, "axis") not in (1, -1):
-        return [(source, rows)]
-    found = []
-    for value in node.inputs:
-        dims = ir.dims(value)
-        if value is None or dims is None or not isinstance(dims[-1], int):
-            return [(source, rows)]
-        found.append((value, dims[-1]))
-    return found
-
-
 def _bias(array: Array) -> Affine | None:
     """A constant that is the same for every row."""
     if array.dtype != np.float32 or array.ndim > 2 or array.size == 0:
         return None
     rows = array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
-    return Affine({}, rows[0], frozenset()) if (rows == rows[0]).all() else None
+    return Affine({}, rows[0], frozenset(), len(rows)) if (rows == rows[0]).all() else None
 
 
 def _add(one: Affine, other: Affine | None, node: ir.Node) -> Affine | None:
@@ -186,7 +187,8 @@ def _add(one: Affine, other: Affine | None, node: ir.Node) -> Affine | None:
         return None
     if one.width != other.width and 1 not in (one.width, other.width):
         return None
-    return Affine({**one.terms, **other.terms}, one.bias + other.bias, one.nodes | other.nodes | {node})
+    nodes, rows = one.nodes | other.nodes | {node}, max(one.rows, other.rows)
+    return Affine({**one.terms, **other.terms}, one.bias + other.bias, nodes, rows)
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------
@@ -223,7 +225,7 @@ class Cell:
 def cells(value: ir.Value, reader: Reader) -> Iterator[Cell]:
     """The ways in which a value is the new state of a cell."""
     node = value.producer()
-    if node is None or node.domain or value.dtype != ir.DataType.FLOAT or len(ir.dims(value) or ()) != 2:
+    if node is None or node.domain or value.dtype != ir.DataType.FLOAT or len(reader.dims(value) or ()) != 2:
         return
     if node.op_type == "Mul":
         yield from _lstm(node, reader)

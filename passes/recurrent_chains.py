@@ -46,7 +46,7 @@ def chains(graph: ir.Graph) -> list[Chain]:
     steps: dict[ir.Value, list[Step]] = {}
     for node in graph:
         if node.op_type in ("Mul", "Add", "Tanh", "Relu", "Sigmoid") and not node.domain:
-            found = [step for cell in cells(node.outputs[0], reader) for step in _roles(cell)]
+            found = [step for cell in cells(node.outputs[0], reader) for step in roles(cell)]
             if found:
                 steps[node.outputs[0]] = found
     taken: set[ir.Value] = set()
@@ -62,7 +62,7 @@ def chains(graph: ir.Graph) -> list[Chain]:
     return result[::-1]
 
 
-def _roles(cell: Cell) -> list[Step]:
+def roles(cell: Cell) -> list[Step]:
     """The ways to tell a cell's input from its old state."""
     found = []
     for x in cell.sources:
@@ -118,6 +118,17 @@ def _starts_at_zero(step: Step) -> bool:
 def is_zero(value: ir.Value | None) -> bool:
     array = ir.const(value)
     return array is not None and not array.any()
+
+
+def is_made_of_zeros(value: ir.Value) -> bool:
+    """The same for a value whose shape is known only when the model runs."""
+    node = value.producer()
+    if node is None or node.domain or is_zero(value):
+        return is_zero(value)
+    if node.op_type == "ConstantOfShape":
+        fill = ir.attribute(node, "value")
+        return "value" not in node.attributes or (fill is not None and not fill.numpy().any())
+    return node.op_type == "Expand" and is_zero(node.inputs[0])
 
 
 def _chain(steps: Sequence[Step]) -> Chain | None:

@@ -68,6 +68,22 @@ def _comes_from_softmax(value: ir.Value | None) -> bool:
     return False
 
 
+def outside_embedding(m: Match) -> bool | str:
+    """The sum is not one of embeddings, which the runtime fuses into one operator with the norm."""
+    both = all(_is_embedding(each) for each in (m.x, m.y))
+    return not both or "the runtime may fuse embeddings here"
+
+
+def _is_embedding(value: ir.Value) -> bool:
+    """Whether a value is made of rows of constant tables and nothing else."""
+    node = value.producer()
+    if node is None or node.domain:
+        return False
+    if node.op_type == "Gather":
+        return ir.is_constant(node.inputs[0])
+    return node.op_type == "Add" and all(each is not None and _is_embedding(each) for each in node.inputs)
+
+
 def _is_norm(node: ir.Node) -> bool:
     return node.op_type == "LayerNormalization" and not node.domain
 
@@ -75,7 +91,14 @@ def _is_norm(node: ir.Node) -> bool:
 @rule(exact=True, opset=8)
 def residual_sum(op: Ops, x: Var, y: Var) -> Law:
     """Add(x, y) == Sum(x, y)          before LayerNormalization; ONNX Sum-8"""
-    guards = (feeds_norm, on_cpu, dtype_in("x", {ir.DataType.FLOAT}), may_have_one_shape, outside_attention)
+    guards = (
+        feeds_norm,
+        on_cpu,
+        dtype_in("x", {ir.DataType.FLOAT}),
+        may_have_one_shape,
+        outside_attention,
+        outside_embedding,
+    )
     return op.Add(x, y), op.Sum(x, y), *guards
 
 

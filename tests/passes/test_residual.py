@@ -69,3 +69,14 @@ def test_residual_sum_is_for_the_cpu() -> None:
     ctx = context(target=Target("cuda", "CUDAExecutionProvider"))
     graph = f"(float[2,4] x, float[2,4] y) => (float[2,4] z) {SCALE} {{ a = Add(x, y)  z = LayerNormalization(a, g) }}"
     unchanged(residual_sum, graph, reason="gains from SkipLayerNormalization", ctx=ctx)
+
+
+def test_a_sum_of_embeddings_is_left_to_the_runtime() -> None:
+    unchanged(
+        residual_sum,
+        """(int64[2,3] i, int64[2,3] j) => (float[2,3,2] y)
+        <float[2,2] a = {1, 2, 3, 4}, float[2,2] b = {5, 6, 7, 8}, float[2] g = {1, 1}> {
+          p = Gather(a, i)  q = Gather(b, j)  s = Add(p, q)  y = LayerNormalization(s, g)
+        }""",
+        reason="embeddings",
+    )
