@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelc import ir
+from accelc.guards import known_equal
 from accelc.pass_base import RulePass
 from accelc.pattern import Maybe, Ops, Term, Var
 from accelc.rules import Law, Match, rule, rules_of
@@ -39,14 +40,28 @@ def _read(m: Match) -> Block:
     m.require(m.dtype("v") in _TYPES, f"v is {m.dtype('v')}")
     m.require(block.q.dtype == block.kt.dtype == m.dtype("v"), "q, k and v are of different types")
     m.require(block.wide == m.has("narrow"), "the softmax is cast on one side only")
-    narrow = not m.has("narrow") or m.attr("to", node="narrow") == m.dtype("v").value
-    m.require(narrow, "the softmax is cast to another type than v")
+    back = not m.has("narrow") or m.attr("to", node="narrow") == m.dtype("v").value
+    m.require(back, "the softmax is cast to another type than v")
+    q, kt, v = (ir.dims(each) or () for each in (block.q, block.kt, m.v))
+    same = known_equal(q[:-2], kt[:-2]) and known_equal(q[:-2], v[:-2])
+    m.require(same, f"batch and heads of q, k and v are {q[:-2]}, {kt[:-2]} and {v[:-2]}")
+    m.require(0 not in (*q, *kt, *v), "there is nothing to attend to, which kernels refuse")
+    scores = ir.dims(block.scores) or ()
+    widened = _differ(kt[-1:], v[-2:-1]) or (block.masked and _differ(scores, (*q[:-1], kt[-1])))
+    m.require(not widened, f"scores {(*q[:-1], kt[-1])} become {scores} by a mask")
     for label in ("softmax", "guard", "narrow"):
         if m.has(label):
             out = m.node(label).outputs[0]
             used = {use.node for use in out.uses()}
             m.require(not out.is_graph_output() and used <= set(m.nodes), f"the weights {out.name} are used elsewhere")
     return block
+
+
+def _differ(left: Sequence[ir.Dim], right: Sequence[ir.Dim]) -> bool:
+    """Whether two shapes are surely different. Exporters give sizes that must agree several symbols."""
+    if len(left) != len(right):
+        return True
+    return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(left, right, strict=True))
 
 
 @dataclass(frozen=True)

@@ -186,9 +186,10 @@ def _cast_scores(m: Match, block: Block, node: ir.Node) -> ir.Value:
     return before
 
 
-def leads_to_product(value: ir.Value) -> bool:
+def leads_to_product(value: ir.Value, depth: int = _DEEPEST) -> bool:
     """Whether scalings, casts and masks lead back to a MatMul of two values that are not constant."""
-    for _ in range(_DEEPEST):
+    while depth:
+        depth -= 1
         node = value.producer()
         if node is None or node.domain:
             return False
@@ -200,7 +201,7 @@ def leads_to_product(value: ir.Value) -> bool:
         elif node.op_type == "Where":
             value = inputs[1] if not ir.is_constant(inputs[1]) else inputs[2]
         elif node.op_type == "Add":
-            return leads_to_product(inputs[0]) or leads_to_product(inputs[1])
+            return any(leads_to_product(each, depth) for each in dict.fromkeys(inputs))
         else:
             return False
     return False

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from accelc import ir
-from accelc.guards import known_equal
+from accelc.guards import FLOATS, known_equal
 from accelc.rules import Match
 
 from .attention_block import Block, Choice
@@ -22,6 +22,10 @@ LOW = -1e37
 which the kernel of Attention takes for -inf."""
 _NEVER = -1e4
 """A score as low as this weighs nothing beside any score of a working model."""
+_DEEP = -1e37
+"""Numbers below this may overflow together."""
+_SEARCH = 10
+_SELECTIONS = frozenset({"Gather", "GatherElements", "Slice", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand"})
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -35,6 +39,7 @@ def attention_mask(m: Match, block: Block) -> ir.Value | None:
     if infinite and len(infinite) == len(block.choices) and not block.biases:
         return full(m, block, _conjunction(m, infinite))
     _require_float(m, block)
+    _require_no_overflow(m, block)
     terms = [_term(m, choice) for choice in block.choices]
     terms += [_harmless(m, block, bias) for bias in block.biases]
     return full(m, block, _sum(m, terms))
@@ -48,6 +53,7 @@ def added_bias(m: Match, block: Block) -> tuple[ir.Value | None, ir.Value | None
     if not block.masked:
         return None, None
     _require_float(m, block)
+    _require_no_overflow(m, block)
     zeroed = [choice for choice in block.choices if choice.low == -np.inf] if block.guarded else []
     m.require(not zeroed or (len(block.choices) == 1 and not block.biases), "masks of several kinds behind a guard")
     terms = [_term(m, choice, LOW if choice in zeroed else None) for choice in block.choices]
@@ -59,6 +65,30 @@ def added_bias(m: Match, block: Block) -> tuple[ir.Value | None, ir.Value | None
 
 def _require_float(m: Match, block: Block) -> None:
     m.require(block.q.dtype == ir.DataType.FLOAT or not block.choices, "a mask that is added in half precision")
+
+
+def _require_no_overflow(m: Match, block: Block) -> None:
+    """A miss where masks may add up to -inf, which rows that both mask then are: a single one is kept as it is."""
+    lows = [choice.low for choice in block.choices if choice.low > -np.inf]
+    deep = sum(low < _DEEP for low in lows) + sum(_is_deep(bias, _SEARCH) for bias in block.biases)
+    m.require(deep <= 1 or len(block.choices) + len(block.biases) == 1, "masks that may add up to -inf")
+
+
+def _is_deep(value: ir.Value, depth: int) -> bool:
+    """Whether a mask may stand in a value: a number far below zero, or an input that may hold one.
+
+    Products of activations count as scores, whatever they are.
+    """
+    if ir.is_constant(value):
+        return _lowest_element(value) < _DEEP
+    node = value.producer()
+    if node is None or not depth:
+        return True
+    if node.op_type in ("MatMul", "Gemm") and not node.domain:
+        return False
+    sources = node.inputs[:1] if node.op_type in _SELECTIONS else node.inputs
+    floats = [each for each in sources if each is not None and each.dtype in FLOATS]
+    return any(_is_deep(each, depth - 1) for each in dict.fromkeys(floats))
 
 
 def _low_of(m: Match, choice: Choice) -> float:

@@ -72,6 +72,8 @@ def _above(m: Match, node: ir.Node, axis: int) -> list[Place] | None:
             dims
         )
         whole = m.opset < 13 or kind in _NORMS  # from the axis to the last one
+        if kind in _NORMS and any(len(ir.dims(each) or (0, 0)) > 1 for each in node.inputs[1:] if each is not None):
+            return None  # a scale that may differ along the axis
         return [(0, axis)] if (axis < along or (not whole and axis != along)) else None
     if kind == "Transpose":
         return [(0, perm_of(m, node)[axis])]
@@ -127,7 +129,7 @@ def _keeps_axis(node: ir.Node, axis: int, dims: tuple[ir.Dim, ...]) -> bool:
     if len(target) != len(dims) or (ir.attribute(node, "allowzero", 0) and 0 in target):
         return False
     copied = [target[i] == 0 or _same_dim(node.inputs[0], i, node.outputs[0], i) for i in range(axis + 1)]
-    return all(copied) and (target[axis] == -1 or all(each != -1 for each in target[: axis + 1]) or target[0] == -1)
+    return all(copied) and -1 not in target  # a -1 cannot be found where a selection is empty
 
 
 def _above_vendor(node: ir.Node, axis: int, dims: tuple[ir.Dim, ...]) -> list[Place] | None:

@@ -43,8 +43,7 @@ def _fetched(m: Match, counters: Sequence[ir.Value]) -> ir.Value:
     cut = [axis for axis in (0, 1) if sizes[axis] is None or sizes[axis] != shape[axis]]
     value = m.x
     for axis in cut:
-        end = m.op.Shape(counters[axis])
-        value = m.op.Slice(value, [0], end, [axis])
+        value = m.op.Gather(value, counters[axis], axis=axis)
     return value
 
 

@@ -199,6 +199,8 @@ def _last_axis(view: View) -> Carry | None:
     rank = len(view.perm)
     if view.at > 0 or view.perm[-1] != rank - 1 or _axis_of(view, -1) != rank - 1:
         return None
+    if any(len(ir.dims(each) or (0, 0)) > 1 for each in view.node.inputs[1:] if each is not None):
+        return None  # a scale that may differ between rows
     if ~view.at > 0 or any(ir.use_count(each) or each.is_graph_output() for each in view.node.outputs[1:]):
         return None
     return Carry({0: view.perm}, {0: view.perm}, lambda b, inputs: b.copy(view.node, inputs))

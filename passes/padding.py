@@ -210,7 +210,7 @@ def pad_max_pool(op: Ops, x: Var) -> Law:
     return op.MaxPool(padded(op, x), _any=True), after
 
 
-_NEVER_NEGATIVE = frozenset(("Relu", "Sigmoid", "Softmax", "HardSigmoid", "Abs", "Exp", "Sqrt", "Softplus", "ReduceL2"))
+_NEVER_NEGATIVE = frozenset(("Relu", "Sigmoid", "Softmax", "HardSigmoid", "Exp", "Sqrt", "Softplus", "ReduceL2"))
 # fmt: off
 _SELECTS = frozenset((
     "DepthToSpace", "Expand", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool",
@@ -218,6 +218,15 @@ _SELECTS = frozenset((
 ))
 # fmt: on
 """Operators whose results are elements of their first input, or lie between them."""
+
+
+def _least_of_clip(node: ir.Node, depth: int) -> float:
+    """The lower bound of a Clip, or its upper bound where that is less: then every element becomes that."""
+    low, high = ir.attribute(node, "min"), ir.attribute(node, "max")
+    lowest = least(input_of(node, 1), depth - 1) if low is None else float(low)
+    if high is None and input_of(node, 2) is not None:
+        high = least(input_of(node, 2), 1)
+    return lowest if high is None else min(lowest, float(high))
 
 
 def least(value: ir.Value | None, depth: int = _MAX_DEPTH) -> float:
@@ -234,12 +243,13 @@ def least(value: ir.Value | None, depth: int = _MAX_DEPTH) -> float:
         return -math.inf
     if node.op_type in _NEVER_NEGATIVE:
         return 0.0
+    if node.op_type == "Abs" and value.dtype.is_floating_point():
+        return 0.0
     if node.op_type == "Clip":
-        attr = ir.attribute(node, "min")
-        return least(input_of(node, 1), depth - 1) if attr is None else float(attr)
+        return _least_of_clip(node, depth)
     if node.op_type in _SELECTS:
         return least(node.inputs[0], depth - 1)
-    if node.op_type == "Mul" and node.inputs[0] is node.inputs[1]:
+    if node.op_type == "Mul" and node.inputs[0] is node.inputs[1] and value.dtype.is_floating_point():
         return 0.0
     if node.op_type in ("ReduceMean", "ReduceSum"):
         return 0.0 if least(node.inputs[0], depth - 1) >= 0 else -math.inf

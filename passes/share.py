@@ -62,7 +62,7 @@ class Share(Pass):
 
 
 def _alike(graph: ir.Graph, least: int) -> Iterator[list[ir.Value]]:
-    """Weights of the same type and number of elements whose first and last elements are the same."""
+    """Weights of one type and number of elements, with the same first and last element and the same sum of bytes."""
     sizes: dict[Any, list[ir.Value]] = defaultdict(list)
     for value in graph.initializers.values():
         tensor = value.const_value
@@ -76,7 +76,16 @@ def _alike(graph: ir.Graph, least: int) -> Iterator[list[ir.Value]]:
         for value in same if len(same) > 1 else ():
             flat = _array(value).reshape(-1)
             ends[flat[:1].tobytes() + flat[-1:].tobytes()].append(value)
-        yield from (group for group in ends.values() if len(group) > 1)
+        for group in ends.values():
+            sums: dict[int, list[ir.Value]] = defaultdict(list)
+            for value in group if len(group) > 1 else ():
+                sums[_sum_of_bytes(_array(value))].append(value)
+            yield from (each for each in sums.values() if len(each) > 1)
+
+
+def _sum_of_bytes(array: Array) -> int:
+    """The same for every order of the elements."""
+    return int(np.ascontiguousarray(array).view(np.uint8).reshape(-1).sum(dtype=np.uint64))
 
 
 def _array(value: ir.Value) -> Array:

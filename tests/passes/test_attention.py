@@ -337,3 +337,32 @@ def test_rows_need_transposes() -> None:
         .replace("=> (float[B,S,8] y)", "=> (float[2,S,8] y)"),
         reason="not transposed",
     )
+
+
+def test_batches_that_are_broadcast_stay() -> None:
+    source = PLAIN.replace("float[2,2,4,5] k, float[2,2,5,4] v", "float[1,2,4,5] k, float[1,2,5,4] v")
+    for each in (a.attention, a.multi_head_attention):
+        unchanged(each, source, reason="batch and heads")
+
+
+def test_a_mask_that_widens_the_scores_stays() -> None:
+    source = PRODUCTS.replace("float[2,2,4,5] k", "float[2,2,4,1] k")
+    unchanged(a.multi_head_attention, source, reason="by a mask")
+
+
+def test_two_masks_that_may_overflow_together_stay() -> None:
+    """Two masks of the lowest number add up to -inf, so rows that both mask are zeros behind a guard."""
+    form = Form(mask="bool", low=LOWEST, guard=True)
+    source = text(form).replace(
+        "z = Add(s, bias)", "z0 = Add(s, bias)\n  bias2 = Where(mask, zero, low)\n  z = Add(z0, bias2)"
+    )
+    model = ir.parse(source)
+    LEVEL.run(model, context())
+    assert "Softmax" in {node.op_type for node in model.graph}
+
+
+def test_the_search_for_the_product_ends_early() -> None:
+    """Sums of sums before the softmax: every operand could lead to the product, in 2^30 ways."""
+    chain = "\n".join(f"e{i} = Mul(d{i}, scale)  d{i + 1} = Add(d{i}, e{i})" for i in range(30))
+    source = PLAIN.replace("p = Softmax <axis = -1> (s1)", f"d0 = Identity(s1)\n{chain}\np = Softmax <axis = -1> (d30)")
+    unchanged(a.attention, source)

@@ -101,8 +101,8 @@ def test_gather_flat_of_the_first_rows() -> None:
     head = "(float[B,S] x, float[C] z) => (float[C,1,1,S] y) "
     before = "shape = Shape(x)  few = Shape(z)  nothing = Constant <value_ints = [0]> ()  n = Squeeze(few, nothing)"
     source = flat(rows="Range(zero, n, one)", head=head, before=before, known="int64[C] r, int64[S] c")
-    fetches(p.gather_flat, source, ["Unsqueeze", "Slice"], x=MATRIX, z=MATRIX[0, :3])
-    fetches(p.gather_flat, source, ["Unsqueeze", "Slice"], x=MATRIX, z=MATRIX[0, :0])
+    fetches(p.gather_flat, source, ["Unsqueeze", "Gather"], x=MATRIX, z=MATRIX[0, :3])
+    fetches(p.gather_flat, source, ["Unsqueeze", "Gather"], x=MATRIX, z=MATRIX[0, :0])
 
 
 WRONG: dict[str, tuple[dict[str, str], str]] = {
@@ -195,7 +195,7 @@ def test_gather_grid_of_the_first_columns() -> None:
     known = "int64[B] r, int64[C] c, int64[B,1,1,C] be, int64[B,1,1,C] se"
     changed = {"columns": "Range(zero, n, one)", "shape": "rows_1, ones, ones, few"}
     source = grid(**changed, head=head, before=before, known=known)
-    fetches(p.gather_grid, source, ["Unsqueeze", "Slice"], x=MATRIX, z=MATRIX[0, :3])
+    fetches(p.gather_grid, source, ["Unsqueeze", "Gather"], x=MATRIX, z=MATRIX[0, :3])
 
 
 WRONG_GRID: dict[str, tuple[dict[str, str], str]] = {
