@@ -161,6 +161,7 @@ def _flat_queries(m: Match, block: Block, k: ir.Value) -> _Operands:
     fits = isinstance(heads, int) and isinstance(size, int)
     same = {_heads(each) for each in (q, block.kt, m.v)} == {heads}
     m.require(fits and same, "the number and size of heads are not known")
+    m.require(m.dims("v")[3] == size, "heads of k and v differ in size")
     assert isinstance(heads, int)
     assert isinstance(size, int)
     line = m.op.Reshape(m.op.Transpose(q, perm=list(HEADS_LAST)), [0, 0, heads * size])
