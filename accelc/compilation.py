@@ -8,8 +8,10 @@ attempt has at least one name less, so this ends; in the worst case with the ori
 from __future__ import annotations
 
 import platform
+import shutil
 import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -360,8 +362,11 @@ class Compilation:
         beside = None if self.output is None else self.output.parent
         if self.output is not None and self.output.is_dir():
             raise UsageError("is a folder", where=str(self.output), hint="name a file with -o")
+        folder = Path(beside or tempfile.gettempdir()) / f".accelc-{uuid.uuid4().hex[:12]}"
+        self._stack.callback(shutil.rmtree, folder, ignore_errors=True)  # before it is made
         try:
-            return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=".accelc-", dir=beside)))
+            folder.mkdir(mode=0o700)
+            return folder
         except OSError as error:
             hint = "make the folder, or choose another output"
             why = error.strerror or str(error)
