@@ -30,8 +30,8 @@ _EXACT = (
     "concat, pad, gather, heads, cse), dedup, dce"
 )
 _FUSE = (
-    "einsum, recurrent, commute, fixpoint(rotary, attention, gelu, norm, activation, resize, group-norm, batchnorm, conv, "
-    "softmax, gemm, layout, fold, shapes, identity, transpose, reshape, cse), merge, dedup, cse, dce"
+    "einsum, recurrent, commute, fixpoint(rotary, attention, gelu, norm, activation, resize, group-norm, batchnorm, "
+    "conv, softmax, gemm, layout, fold, shapes, identity, transpose, reshape, cse), merge, dedup, cse, dce"
 )
 _KERNELS = "winograd, skip-norm, epilogue, dedup, share, residual, dce"
 LEVELS: Mapping[int, str] = {
