@@ -44,7 +44,7 @@ def overview(families: Sequence[Mapping[str, Any]], passes: Mapping[str, PassInf
         owners = [passes[name] for name in family["passes"]]
         names = ", ".join(f"`{owner.name}` ({levels(owner)})" for owner in owners)
         link = f"[{family['title']}](#{family['title'].lower().replace(' ', '-')})"
-        rows.append((link, names, str(sum(len(owner.rules) for owner in owners)), family["target"]))
+        rows.append((link, names, str(sum(len(owner.rule_names) for owner in owners)), family["target"]))
     return table(("family", "passes", "rules", "becomes"), rows)
 
 
@@ -57,6 +57,8 @@ def section(family: Mapping[str, Any], passes: Mapping[str, PassInfo]) -> str:
         if owner.rules:
             rows = [row(rule) for rule in owner.rules]
             parts.append(table(("rule", "law", "may change", "opset", "starts at", "file"), rows))
+        elif owner.rule_names:
+            parts.append(f"It reports {', '.join(f'`{each}`' for each in owner.rule_names)}.\n")
     figures = family.get("figure", ())
     if figures:
         parts.append(table(("measured", "ratio"), [(each["what"], each["ratio"]) for each in figures]))
