@@ -14,12 +14,13 @@ from typing import Any
 from accelc import ir
 from accelc.guards import known_equal
 from accelc.pass_base import RulePass
+from accelc.passes.forms import squeeze, unsqueeze
 from accelc.pattern import Maybe, Ops, Term, Var
 from accelc.rules import Law, Match, rule, rules_of
 
 from .attention_block import HEADS_LAST, Block, read_block, repeated, rows, transposed, unswapped
 from .attention_choice import choose
-from .attention_masks import added_bias, attention_mask
+from .attention_masks import added_bias, attention_mask, require_no_overflow
 from .attention_projections import projections
 
 _TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -85,7 +86,7 @@ def _operands(m: Match, block: Block, *, must_be_flat: bool = False) -> _Operand
     if len(shape) == 3:
         m.require(not must_be_flat, "heads and batch are one dimension")
         k = unswapped(m, block.kt)
-        q, k, v = (_unsqueeze(m, each, 0) for each in (block.q, k, m.v))
+        q, k, v = (unsqueeze(m, each, [0]) for each in (block.q, k, m.v))
         return _Operands(q, k, v, (None, None), flat=False, added=True)
     m.require(len(shape) == 4, f"q has {len(shape)} dimensions")
     if all(_heads(each) == 1 for each in (block.q, block.kt, m.v)):
@@ -137,22 +138,8 @@ def _heads(value: ir.Value) -> ir.Dim:
 
 def _one_head(m: Match, block: Block) -> _Operands:
     """Operands [B, 1, S, D] without their dimension of heads."""
-    q, k, v = (_squeeze(m, each, 1) for each in (block.q, unswapped(m, block.kt), m.v))
+    q, k, v = (squeeze(m, each, [1]) for each in (block.q, unswapped(m, block.kt), m.v))
     return _Operands(q, k, v, (1, 1), flat=True, added=False)
-
-
-def _squeeze(m: Match, value: ir.Value, axis: int) -> ir.Value:
-    made: ir.Value = (
-        m.op.Squeeze(value, axes=[axis]) if max(m.opset, m.rule.opset) < 13 else m.op.Squeeze(value, [axis])
-    )
-    return made
-
-
-def _unsqueeze(m: Match, value: ir.Value, axis: int) -> ir.Value:
-    made: ir.Value = (
-        m.op.Unsqueeze(value, axes=[axis]) if max(m.opset, m.rule.opset) < 13 else m.op.Unsqueeze(value, [axis])
-    )
-    return made
 
 
 def _flat_queries(m: Match, block: Block, k: ir.Value) -> _Operands:
@@ -171,11 +158,11 @@ def _flat_queries(m: Match, block: Block, k: ir.Value) -> _Operands:
 def _back(m: Match, made: ir.Value, operands: _Operands) -> ir.Value:
     """The result of a kernel in the layout of the product that it replaces."""
     if operands.added:
-        return _squeeze(m, made, 0)
+        return squeeze(m, made, [0])
     if not operands.flat:
         return made
     if operands.heads == (1, 1):
-        return _unsqueeze(m, made, 1)
+        return unsqueeze(m, made, [1])
     size = m.dims("v")[3]
     result: ir.Value = m.op.Transpose(m.op.Reshape(made, [0, 0, operands.heads[0], size]), perm=list(HEADS_LAST))
     return result
@@ -282,6 +269,7 @@ def softmax_guard(op: Ops, scores: Var, v: Var) -> Law:
         block = read_block(m)
         finite = all(choice.low > -math.inf for choice in block.choices) and not block.biases
         m.require(finite, "a row that is fully masked would become NaN")
+        require_no_overflow(m, block)
         return m.op.MatMul(m.node("softmax").outputs[0], m.v)
 
     softmax = op.Softmax(scores, axis=..., _as="softmax")

@@ -39,7 +39,7 @@ def attention_mask(m: Match, block: Block) -> ir.Value | None:
     if infinite and len(infinite) == len(block.choices) and not block.biases:
         return full(m, block, _conjunction(m, infinite))
     _require_float(m, block)
-    _require_no_overflow(m, block)
+    require_no_overflow(m, block)
     terms = [_term(m, choice) for choice in block.choices]
     terms += [_harmless(m, block, bias) for bias in block.biases]
     return full(m, block, _sum(m, terms))
@@ -53,7 +53,7 @@ def added_bias(m: Match, block: Block) -> tuple[ir.Value | None, ir.Value | None
     if not block.masked:
         return None, None
     _require_float(m, block)
-    _require_no_overflow(m, block)
+    require_no_overflow(m, block)
     zeroed = [choice for choice in block.choices if choice.low == -np.inf] if block.guarded else []
     m.require(not zeroed or (len(block.choices) == 1 and not block.biases), "masks of several kinds behind a guard")
     terms = [_term(m, choice, LOW if choice in zeroed else None) for choice in block.choices]
@@ -67,7 +67,7 @@ def _require_float(m: Match, block: Block) -> None:
     m.require(block.q.dtype == ir.DataType.FLOAT or not block.choices, "a mask that is added in half precision")
 
 
-def _require_no_overflow(m: Match, block: Block) -> None:
+def require_no_overflow(m: Match, block: Block) -> None:
     """A miss where masks may add up to -inf, which rows that both mask then are: a single one is kept as it is."""
     lows = [choice.low for choice in block.choices if choice.low > -np.inf]
     deep = sum(low < _DEEP for low in lows) + sum(_is_deep(bias, _SEARCH) for bias in block.biases)

@@ -215,12 +215,16 @@ def clip(m: Match, x: ir.Value, low: Array | float | None, high: Array | float |
 
 
 def squeeze(m: Match, x: ir.Value, axes: Sequence[int]) -> ir.Value:
-    made: ir.Value = m.op.Squeeze(x, list(axes)) if m.opset >= 13 else m.op.Squeeze(x, axes=list(axes))
+    made: ir.Value = (
+        m.op.Squeeze(x, list(axes)) if max(m.opset, m.rule.opset) >= 13 else m.op.Squeeze(x, axes=list(axes))
+    )
     return made
 
 
 def unsqueeze(m: Match, x: ir.Value, axes: Sequence[int]) -> ir.Value:
-    made: ir.Value = m.op.Unsqueeze(x, list(axes)) if m.opset >= 13 else m.op.Unsqueeze(x, axes=list(axes))
+    made: ir.Value = (
+        m.op.Unsqueeze(x, list(axes)) if max(m.opset, m.rule.opset) >= 13 else m.op.Unsqueeze(x, axes=list(axes))
+    )
     return made
 
 

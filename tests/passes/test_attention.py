@@ -14,6 +14,7 @@ from accelc.context import Context
 from accelc.passes import attention as a
 from accelc.pipeline import Pipeline
 from accelc.plugins import find_backend
+from accelc.rewrite import Driver
 from accelc.testing import check, context, unchanged
 
 LOWEST = str(float(np.finfo(np.float32).min))
@@ -366,3 +367,15 @@ def test_the_search_for_the_product_ends_early() -> None:
     chain = "\n".join(f"e{i} = Mul(d{i}, scale)  d{i + 1} = Add(d{i}, e{i})" for i in range(30))
     source = PLAIN.replace("p = Softmax <axis = -1> (s1)", f"d0 = Identity(s1)\n{chain}\np = Softmax <axis = -1> (d30)")
     unchanged(a.attention, source)
+
+
+def test_a_guard_stays_behind_two_masks_that_may_overflow_together() -> None:
+    source = GUARDED.replace("float[2,2,5,4] v", "float[2,2,5,4] v, bool[5,5] c").replace(
+        "float zero = {0}", f"float zero = {{0}}, float low = {{{LOWEST}}}"
+    )
+    for masks in (1, 2):
+        sums = "  ".join(f"b{i} = Where(c, zero, low)  z{i + 1} = Add(z{i}, b{i})" for i in range(masks))
+        softmax = f"z0 = Identity(s1)  {sums}  p = Softmax <axis = -1> (z{masks})"
+        model = ir.parse(source.replace("p = Softmax <axis = -1> (s1)", softmax))
+        Pipeline.parse("O1").run(model, context())
+        assert Driver([a.softmax_guard]).run(model, context()) == (masks == 1)
