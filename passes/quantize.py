@@ -14,11 +14,11 @@ from accelc.pattern import MICROSOFT
 from accelc.quality import Quality
 from accelc.runner import RuntimeFailure
 
-from .quantize_emit import quantize_layers
-from .quantize_layers import Found, Layer, find_layers
-from .quantize_numbers import Scheme
-from .quantize_search import Search, Unit
-from .quantize_trial import Trial, ratio_text
+from .quantization.emit import quantize_layers
+from .quantization.layers import Found, Layer, find_layers
+from .quantization.numbers import Scheme
+from .quantization.search import Search, Unit
+from .quantization.trial import Trial, ratio_text
 
 METADATA = "accelc.quantize"
 _ALONE_SHARE = 0.3

@@ -567,7 +567,7 @@ QUANTIZED = """<ir_version: 8, opset_import: ["": 17]> m (float[32, 256] x) => (
 
 
 def test_quantize_searches_once(plugin: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accelc.passes.quantize_trial import Trial
+    from accelc.passes.quantization.trial import Trial
 
     alone: list[int] = []
     whole: list[int] = []

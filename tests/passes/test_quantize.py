@@ -17,9 +17,9 @@ from accelc.errors import UsageError
 from accelc.infer import infer_model
 from accelc.pass_base import PassResult, make_pass, run_pass
 from accelc.passes.quantize import METADATA, Quantize
-from accelc.passes.quantize_layers import find_layers
-from accelc.passes.quantize_numbers import Scheme, dynamic_quantize, quantize_rows, quantize_weight, smoothing
-from accelc.passes.quantize_trial import Trial
+from accelc.passes.quantization.layers import find_layers
+from accelc.passes.quantization.numbers import Scheme, dynamic_quantize, quantize_rows, quantize_weight, smoothing
+from accelc.passes.quantization.trial import Trial
 from accelc.runner import Runner
 from accelc.target import Target
 from accelc.testing import run
@@ -456,7 +456,7 @@ def comparison(ratio: float, verdict: measure.Verdict) -> measure.Comparison:
 
 def timed(monkeypatch: pytest.MonkeyPatch, alone: float, *whole: measure.Comparison) -> None:
     """Let every layer alone, and the whole candidates in order, be this much faster."""
-    monkeypatch.setattr("accelc.passes.quantize_search.Search.time_alone", lambda *_: alone)
+    monkeypatch.setattr("accelc.passes.quantization.search.Search.time_alone", lambda *_: alone)
     monkeypatch.setattr(Trial, "compare", lambda self, candidates, seconds: list(whole[: len(candidates)]))
 
 

@@ -15,10 +15,10 @@ from accelc import ir
 from accelc.infer import infer_model
 from accelc.quality import Quality
 
-from .quantize_emit import Rounded, quantize_layers, rounded
-from .quantize_layers import Found, Layer, find_layers
-from .quantize_numbers import Floats, Scheme, product_error, smoothing
-from .quantize_trial import Trial
+from .emit import Rounded, quantize_layers, rounded
+from .layers import Found, Layer, find_layers
+from .numbers import Floats, Scheme, product_error, smoothing
+from .trial import Trial
 
 RULE = "quantize"
 """Under this name the decisions for single shapes are kept."""

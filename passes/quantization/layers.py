@@ -9,7 +9,7 @@ import numpy as np
 
 from accelc import ir
 
-from .quantize_numbers import Floats
+from .numbers import Floats
 
 _LEAST_SAVED = 1024
 """Bytes that a layer must save; the new nodes and scales take some hundred themselves."""

@@ -11,8 +11,8 @@ from accelc import ir
 from accelc.pattern import MICROSOFT
 from accelc.rewrite import drop_initializer, remove_dead, replace_value
 
-from .quantize_layers import Layer
-from .quantize_numbers import Int8Weight, Scheme, quantize_rows, quantize_weight
+from .layers import Layer
+from .numbers import Int8Weight, Scheme, quantize_rows, quantize_weight
 
 _FLOAT, _UINT8, _INT32 = ir.DataType.FLOAT, ir.DataType.UINT8, ir.DataType.INT32
 _DYNAMIC_QUANTIZE_LINEAR = 11  # the opset that has it
