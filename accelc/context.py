@@ -11,6 +11,7 @@ from accelc import ir, opsets
 
 if TYPE_CHECKING:
     from accelc.backend_base import Backend
+    from accelc.calibration import Calibration
     from accelc.data import Feed, Sample
     from accelc.decision_store import Decision
     from accelc.decisions import Build, Decisions
@@ -78,7 +79,7 @@ class Settings:
 
 
 class Context:
-    """Handed to every pass."""
+    """Handed to every pass. calibration: the user's calibration data; None without any."""
 
     def __init__(
         self,
@@ -93,6 +94,7 @@ class Context:
         measuring: Callable[[], Sequence[Feed]] | None = None,
         progress: Callable[[str], None] | None = None,
         decisions: Decisions | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.target, self.backend = target, backend
         self.settings = settings or Settings()
@@ -100,6 +102,7 @@ class Context:
         self.fuel = fuel or Fuel()
         self.instruments = tuple(instruments)
         self._samples, self._measuring = samples, measuring
+        self.calibration = calibration
         self.contract: Contract | None = None
         self.current: Pass | None = None
         self.repeats = False  # a fixpoint runs the pass again, so one sweep at a time is enough
