@@ -15,8 +15,9 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelc import blocks, ir, latency, placement, structure
 from accelc.backend_base import Backend, BackendSpec
@@ -24,6 +25,7 @@ from accelc.bisect import find_guilty
 from accelc.candidate import Attempt, Candidates
 from accelc.catalog import all_passes, written
 from accelc.context import Context, Fuel, PatchRecord, Settings
+from accelc.data import Dataset, open_dataset, specialized
 from accelc.decisions import Decisions
 from accelc.errors import AccelcError, BackendError, PassError, UsageError, VerifyError
 from accelc.gates import NumbersError, VerifyEach, grower
@@ -37,7 +39,11 @@ from accelc.report import Refusal, Report
 from accelc.runner import CPU, Runner
 from accelc.size import Size, size_of
 from accelc.streamed import STREAMING_THRESHOLD
+from accelc.target import Target
 from accelc.verify import Judge, Reference, Verdict
+
+if TYPE_CHECKING:
+    from accelc.calibration import Calibration
 
 MAX_ATTEMPTS = 24
 MEASURED_NODES = 20_000
@@ -61,7 +67,7 @@ class Compilation:
         self.original, self.options, self.instruments, self.progress = original, options, instruments, progress
         spec = BackendSpec.parse(options.target)
         self.backend: Backend = find_backend(spec.name)(spec.options)
-        self.target = self.backend.target()
+        self.target = _with_isa(self.backend.target(), options.isa)
         self.unusable = self._why_unusable()
         self.pipeline = options.chosen_pipeline()
         self.off = {written(name, all_passes()) for name in options.disable}
@@ -81,6 +87,7 @@ class Compilation:
         self.unrun: dict[str, int] = {}
         self._foreign: frozenset[str] = frozenset()
         self._blocks: blocks.Tally = {}
+        self._calibration: Calibration | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Compilation:
@@ -117,9 +124,11 @@ class Compilation:
         with self._phase("import"), ir.paused_gc():
             self.source = self.original.source
             before = self.source.size()
+        self.verifier = self.original.verifier
+        with self._phase("data"):
+            self._calibration = self._open_calibration()
         self.folder = self._make_folder()
         self.original.start()
-        self.verifier = self.original.verifier
         name = self.output.name if self.output is not None else "model.onnx"
         self.candidates = Candidates(self.source, self.folder, name)
         attempt, verdict = self._settle()
@@ -133,6 +142,39 @@ class Compilation:
         if excess > 0 and not attempt.patches:
             attempt.notes.append(f"repairs and the names of data files cost {excess} bytes")
         return attempt, self._report(attempt, outcome.verdict, outcome.comparison, outcome.note, before)
+
+    def _open_calibration(self) -> Calibration | None:
+        """The user's calibration data, or ranges found earlier; all attempts share it.
+
+        Raises UsageError for data that does not fit the model.
+        """
+        options = self.options
+        if options.calibration is None and options.ranges is None:
+            return None
+        from accelc.calibration import Calibration
+
+        data, known = None, None
+        if options.calibration is not None:
+            specs = specialized(self.verifier.specs, options.shapes)
+            data = open_dataset(options.calibration, specs, preprocessing=options.preprocessing, finite=True)
+            data.check()
+        if options.ranges is not None:
+            from accelc.calibration.state import State
+
+            known = State.load(options.ranges)
+        return Calibration(data, lambda: self.runner, seed=options.seed, progress=self.progress, known=known)
+
+    def _data_notes(self) -> list[str]:
+        """What to say of the calibration data."""
+        calibration = self._calibration
+        if calibration is None:
+            return []
+        notes = list(calibration.notes)
+        if isinstance(calibration.data, Dataset):
+            notes = [*calibration.data.notes, *notes]
+        if not any(each.lossy for each in self.pipeline):
+            notes.append("calibration data was given, but no pass of this pipeline lowers precision; -O3 does")
+        return notes
 
     def _gate_latency(self, attempt: Attempt, verdict: Verdict, before: Size) -> Outcome:
         measure = self.options.measure
@@ -236,10 +278,14 @@ class Compilation:
         settings = Settings(
             options.portable,
             frozenset(self.off) | off | self._foreign,
-            options.max_drop,
+            options.budget.drop,
             options.seed,
             options.shapes,
             self.measures,
+            options.budget.metric,
+            options.budget.relative,
+            options.search_seconds,
+            options.calibration_method,
         )
         each: tuple[Instrument, ...] = ()
         if options.verify == "each":
@@ -256,6 +302,7 @@ class Compilation:
             measuring=lambda: self.reference().measuring,
             progress=self.progress,
             decisions=self.decisions,
+            calibration=self._calibration,
         )
 
     def discard(self, attempt: Attempt) -> None:
@@ -280,7 +327,7 @@ class Compilation:
         if any(not each.keeps_function for each in ran):
             return Judge(changes_function=True)
         if any(each.lossy for each in ran):
-            return Judge(max_drop=self.options.max_drop)
+            return Judge(lossy=True)
         return Judge(exact=all(each.exact for each in ran))
 
     def judge(self, attempt: Attempt) -> Verdict:
@@ -388,7 +435,7 @@ class Compilation:
             repairs=self.source.imported.repairs,
             passes=attempt.records,
             refused=self.refused,
-            notes=[*attempt.notes, *self.decisions.notes, *(known.notes if known else ())],
+            notes=[*attempt.notes, *self.decisions.notes, *self._data_notes(), *(known.notes if known else ())],
             verdict=verdict,
             latency=comparison,
             latency_note=note,
@@ -423,3 +470,12 @@ class Compilation:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def _with_isa(target: Target, isa: str | None) -> Target:
+    """The target with other instruction sets than this processor has. Raises UsageError for an unknown name."""
+    if isa is None:
+        return target
+    from accelc.target import isa_of
+
+    return replace(target, isa=isa_of(isa))

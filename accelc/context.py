@@ -11,11 +11,13 @@ from accelc import ir, opsets
 
 if TYPE_CHECKING:
     from accelc.backend_base import Backend
+    from accelc.budget import Budget
     from accelc.calibration import Calibration
     from accelc.data import Feed, Sample
     from accelc.decision_store import Decision
     from accelc.decisions import Build, Decisions
     from accelc.instrument import Instrument
+    from accelc.metrics import Metric
     from accelc.pass_base import Pass, PassRecord
     from accelc.runner import Runner
     from accelc.structure import Contract
@@ -66,8 +68,10 @@ class Settings:
     """The user's choices that passes read.
 
     portable: only operators of ai.onnx. disabled: names of passes and rules that must not run. max_drop: how much
-    quality -O3 may cost. seed: for everything random. shapes: dimensions fixed by `--shape`. measure: whether passes
-    may time alternatives to decide between them.
+    quality -O3 may cost, and metric, relative_drop: by what; see `budget`. seed: for everything random. shapes:
+    dimensions fixed by `--shape`. measure: whether passes may time alternatives to decide between them. search_time:
+    seconds that a search may take, None for its own default. calibration_method: how ranges follow from calibration
+    data, as Method.parse reads it.
     """
 
     portable: bool = False
@@ -76,6 +80,17 @@ class Settings:
     seed: int = 0
     shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
     measure: bool = False
+    metric: Metric | None = None
+    relative_drop: bool = True
+    search_time: float | None = None
+    calibration_method: str = "minmax"
+
+    @property
+    def budget(self) -> Budget:
+        """What a result may lose; judges samples with their outputs."""
+        from accelc.budget import Budget
+
+        return Budget(self.max_drop, self.relative_drop, self.metric)
 
 
 class Context:

@@ -113,6 +113,15 @@ class Decisions:
             self._once[key] = compute()
         return cast(T, self._once[key])
 
+    def recall(self, rule: str, case: str) -> Decision | None:
+        """What an earlier run of a search kept of its own measurements; None where nothing is measured or known."""
+        return self._store(self.backend).get(rule, case) if self.measure and self.backend is not None else None
+
+    def keep(self, decision: Decision) -> None:
+        """Keep what a search measured by itself, for `recall`."""
+        if self.measure and self.backend is not None:
+            self._store(self.backend).put(replace(decision, how="measured", date=_now()))
+
     # --- where answers come from
 
     def _find(self, shipped: Decision, build: Build, tolerance: float, certain: bool, seconds: float) -> Decision:

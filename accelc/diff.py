@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelc import ir
+from accelc.budget import Budget
 from accelc.data.specs import output_signature, signature
 from accelc.inspection import PortInfo, port_info
 from accelc.runner import Runner
@@ -71,7 +72,9 @@ def diff_models(
     numbers = None
     if not _names_differ(first, second):
         with Runner() as runner:
-            numbers = Verifier(first, runner, inputs, seed).judge(Path(b), Judge(exact=exact, max_drop=max_drop))
+            budget = Budget() if max_drop is None else Budget(max_drop)
+            verifier = Verifier(first, runner, inputs, seed, budget=budget)
+            numbers = verifier.judge(Path(b), Judge(exact=exact, lossy=max_drop is not None))
     weights = _weights(first), _weights(second)
     shared = weights[0].keys() & weights[1].keys()
     return Difference(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from accelc.budget import DEFAULT_DROP, Budget
+from accelc.data import Preprocessing
 from accelc.errors import UsageError
 from accelc.pipeline import LEVELS, Pipeline
 
 VERIFY = ("final", "each", "off")
+_UNITS = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True)
@@ -22,10 +28,19 @@ class Options:
     pipeline: Pipeline | None = None
     output: Path | None = None
     inputs: Path | None = None
+    calibration: Path | None = None
+    preprocess: str | None = None
     verify: str = "final"
     measure: bool | None = None
     portable: bool = False
-    max_drop: float = 0.01
+    max_drop: float | str = DEFAULT_DROP
+    metric: str | None = None
+    metric_output: str | None = None
+    calibration_method: str = "minmax"
+    ranges: Path | None = None
+    search_time: float | str | None = None
+    pareto: Path | None = None
+    isa: str | None = None
     shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
     disable: frozenset[str] = frozenset()
     bisect_limit: int | None = None
@@ -40,12 +55,39 @@ class Options:
             )
         if self.verify not in VERIFY:
             raise UsageError(f"verify cannot be {self.verify!r}", hint=f"it is one of {', '.join(VERIFY)}")
-        if not isinstance(self.max_drop, int | float) or not 0 <= self.max_drop < 1:
-            raise UsageError(f"max_drop {self.max_drop} is out of range", hint="give a share such as 0.01")
         if self.bisect_limit is not None and self.bisect_limit < 0:
             raise UsageError("bisect_limit is negative", hint="give the number of changes to make")
         if self.passes is not None and self.pipeline is not None:
             raise UsageError("both passes and pipeline are given", hint="give one of them")
+        _ = self.budget, self.preprocessing, self.search_seconds
+        self._check_calibration()
+        if self.pareto is not None:
+            from accelc.pareto import check_pareto
+
+            check_pareto(self.pareto)
+
+    def _check_calibration(self) -> None:
+        if self.calibration_method != "minmax":
+            from accelc.calibration import Method
+
+            Method.parse(self.calibration_method)
+        if self.ranges is not None and not self.ranges.is_file():
+            raise UsageError("no such file", where=str(self.ranges), hint="accelc calibrate makes one")
+
+    @cached_property
+    def budget(self) -> Budget:
+        """Raises UsageError for a drop out of range or a metric that there is not."""
+        return Budget.parse(self.max_drop, self.metric, self.metric_output)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing | None:
+        """How images become inputs. Raises UsageError."""
+        return None if self.preprocess is None else Preprocessing.parse(self.preprocess)
+
+    @property
+    def search_seconds(self) -> float | None:
+        """search_time as a number of seconds. Raises UsageError."""
+        return None if self.search_time is None else seconds_of(self.search_time)
 
     @property
     def custom(self) -> bool:
@@ -74,3 +116,12 @@ class Options:
     def label(self) -> str:
         """Stands in the default name of the result."""
         return "custom" if self.custom else f"O{self.level}"
+
+
+def seconds_of(time: float | str) -> float:
+    """Seconds from a number, or from "90", "60s", "5min" or "1h". Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)", str(time).strip().lower())
+    seconds = float(found[1]) * _UNITS.get(found[2], math.nan) if found else math.nan
+    if isinstance(time, bool) or not 0 < seconds < math.inf:
+        raise UsageError(f"{time!r} is no time", hint="give seconds, or as 60s, 5min, 1h")
+    return seconds

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
+from accelc.budget import Budget
+from accelc.data import Preprocessing
 from accelc.runner import Runner
 from accelc.source import ModelLike, Source
 from accelc.verify import Reference, Verifier
@@ -17,7 +19,7 @@ from accelc.verify import Reference, Verifier
 class Original:
     """A context manager: it owns the child process that judges, and the thread that waits for the original's outputs.
 
-    data, seed, shapes: see Verifier. runs: whether the original is to be run at all.
+    data, preprocessing, budget, seed, shapes: see Verifier. runs: whether the original is to be run at all.
     """
 
     def __init__(
@@ -25,12 +27,15 @@ class Original:
         model: ModelLike,
         *,
         data: Path | None = None,
+        preprocessing: Preprocessing | None = None,
+        budget: Budget | None = None,
         seed: int = 0,
         shapes: Mapping[str, Sequence[int | str]] | None = None,
         runs: bool = True,
     ) -> None:
         self.judging = Runner()
         self._model, self._data, self._seed, self._shapes, self._runs = model, data, seed, dict(shapes or {}), runs
+        self._preprocessing, self._budget = preprocessing, budget or Budget()
         self._stack = ExitStack()
         self._pending: Future[Reference] | None = None
 
@@ -58,7 +63,15 @@ class Original:
 
     @cached_property
     def verifier(self) -> Verifier:
-        return Verifier(self.source, self.judging, self._data, self._seed, self._shapes)
+        return Verifier(
+            self.source,
+            self.judging,
+            self._data,
+            self._seed,
+            self._shapes,
+            preprocessing=self._preprocessing,
+            budget=self._budget,
+        )
 
     def start(self) -> None:
         """Begin to find out what the original computes, on a thread; nothing happens the second time."""

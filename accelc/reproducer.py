@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 
 from accelc.api import optimize
+from accelc.data.functions import is_function
 from accelc.errors import AccelcError, UsageError
 from accelc.importer import read_model
 from accelc.options import Options
@@ -26,7 +27,11 @@ from accelc.source import Source
 SCHEMA = "accelc.reproducer/1"
 _FACTS = "reproducer.json"
 _MODEL = "model.onnx"
-_OPTIONS = ("target", "verify", "portable", "max_drop", "seed", "measure")
+_OPTIONS = (
+    "target", "verify", "portable", "max_drop", "metric_output", "calibration_method", "search_time", "isa", "seed",
+    "measure",
+)  # fmt: skip
+_DATA = ("inputs", "calibration", "ranges")
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ def write_reproducer(
         "schema": SCHEMA,
         "error": {"type": type(error).__name__, "where": error.where, "text": str(error)},
         "pipeline": str(pipeline),
-        "options": {name: getattr(options, name) for name in _OPTIONS},
+        "options": {name: getattr(options, name) for name in _OPTIONS}
+        | {"preprocess": None if options.preprocessing is None else str(options.preprocessing)},
         "shapes": {name: list(dims) for name, dims in options.shapes.items()},
         "disable": sorted(off),
         "bisect_limit": options.bisect_limit if limit is None else limit,
@@ -66,7 +72,10 @@ def write_reproducer(
     try:
         target.mkdir(parents=True, exist_ok=True)
         _copy_model(source, target)
-        facts["inputs"] = _copy_inputs(options.inputs, target)
+        facts |= {name: _copy_data(getattr(options, name), target, name) for name in _DATA}
+        metric = options.metric
+        is_code = metric is not None and is_function(metric)
+        facts["metric"] = _copy_data(Path(str(metric)), target, "metric") if is_code else metric
         facts["plugins"] = [_copy_plugin(each, target) for each in options.plugins]
         (target / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         (target / "README.md").write_text(_readme(facts), encoding="utf-8")
@@ -83,14 +92,18 @@ def reproduce(folder: Path, progress: Callable[[str], None] | None = None) -> Ou
     before = facts["error"]["text"]
     for plugin in facts["plugins"]:
         load_plugin(_inside(folder, plugin))
-    inputs = folder / facts["inputs"] if facts["inputs"] else None
+    data = {name: _data(folder, facts.get(name, "")) for name in _DATA}
+    metric = facts.get("metric")
+    if metric is not None and is_function(str(folder / metric)):
+        metric = str(_data(folder, metric))
     with tempfile.TemporaryDirectory(prefix="accelc-") as scratch:
         try:
             result = optimize(
                 folder / _MODEL,
                 pipeline=Pipeline.parse(facts["pipeline"]),
                 output=Path(scratch) / _MODEL,
-                inputs=inputs,
+                metric=metric,
+                **data,
                 shapes=facts["shapes"],
                 disable=facts["disable"],
                 bisect_limit=facts["bisect_limit"],
@@ -161,17 +174,32 @@ def _locations(proto: onnx.ModelProto) -> list[str]:
     return list(found)
 
 
-def _copy_inputs(inputs: Path | None, target: Path) -> str:
-    """Where the inputs are in the folder, under their own name; empty without any."""
-    if inputs is None:
+def _copy_data(given: Path | None, target: Path, kind: str) -> str:
+    """Where data or a function are in the folder, under their own name; empty without any.
+
+    A function of an installed module is named only.
+    """
+    if given is None:
         return ""
-    name = f"inputs/{inputs.resolve().name}"
-    if inputs.is_dir():
-        shutil.copytree(inputs, target / name)
+    home, _, function = str(given).rpartition(":") if is_function(str(given)) else (str(given), "", "")
+    if function and not home.endswith(".py"):
+        return str(given)
+    path = Path(home)
+    name = f"{kind}/{path.resolve().name}"
+    (target / kind).mkdir()
+    if path.is_dir():
+        shutil.copytree(path, target / name)
     else:
-        (target / "inputs").mkdir()
-        shutil.copyfile(inputs, target / name)
-    return name
+        shutil.copyfile(path, target / name)
+    return f"{name}:{function}" if function else name
+
+
+def _data(folder: Path, name: str) -> Path | None:
+    """The path, or the function, that `_copy_data` named."""
+    if not name:
+        return None
+    is_installed = is_function(name) and not name.rpartition(":")[0].endswith(".py")
+    return Path(name) if is_installed else folder / name
 
 
 def _copy_plugin(plugin: str, target: Path) -> str:

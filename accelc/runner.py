@@ -200,6 +200,37 @@ class Runner:
         reply = self._ask("run", timeout, session.key, _encode(feeds), None if outputs is None else list(outputs))
         return {name: worker.decode(value) for name, value in reply.items()}
 
+    def observe(
+        self,
+        session: Session,
+        feeds: Mapping[str, Value],
+        wanted: Mapping[str, Mapping[str, Any]],
+        sample: int,
+        timeout: float = 600.0,
+    ) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Run once; what each wanted float input or output holds is added to its observer in the child.
+
+        wanted: the options of accelc.calibration.observers.Seen by name of the value; the first call makes the
+        observers. sample: the number of this feed set. Returns by name the shape, and NaN or Inf where an element of
+        this sample is not finite. After a crash the observers are gone. Raises RuntimeFailure.
+        """
+        self._revive(session)
+        found: dict[str, tuple[tuple[int, ...], str]] = self._ask(
+            "observe", timeout, session.key, _encode(feeds), {name: dict(each) for name, each in wanted.items()}, sample
+        )
+        return found
+
+    def observed(self, session: Session, timeout: float = 600.0) -> dict[str, dict[str, Any]]:
+        """What the observers of a session hold now, see Seen.of; {} before `observe`. Raises RuntimeFailure."""
+        self._revive(session)
+        found: dict[str, dict[str, Any]] = self._ask("observed", timeout, session.key)
+        return found
+
+    def forget(self, session: Session) -> None:
+        """Drop the observers of a session."""
+        if session.key in self._live:
+            self._ask("forget", 60.0, session.key)
+
     def evaluate(
         self,
         model: bytes | Path,
@@ -323,7 +354,7 @@ class Runner:
         status = child.process.wait(timeout=_START_LIMIT_S)
         self._discard()
         self._printed = printed
-        doing = "loading" if command == "load" else "running" if command in ("run", "block") else "preparing"
+        doing = "loading" if command == "load" else "running" if command in ("run", "observe", "block") else "preparing"
         if ended_for == "timeout":
             return RuntimeFailure("timeout", f"no answer within {timeout:g} s while {doing} the model")
         if ended_for == "memory":

@@ -74,7 +74,15 @@ def compile_each(
     names = labels(targets)
     with ExitStack() as stack:
         runs = options.verify != "off"
-        original = Original(model, data=options.inputs, seed=options.seed, shapes=options.shapes, runs=runs)
+        original = Original(
+            model,
+            data=options.inputs,
+            preprocessing=options.preprocessing,
+            budget=options.budget,
+            seed=options.seed,
+            shapes=options.shapes,
+            runs=runs,
+        )
         stack.enter_context(original)
         work: dict[str, Compilation] = {}
         for target, label in names.items():
@@ -84,6 +92,7 @@ def compile_each(
             work[target] = stack.enter_context(compilation)
         progress("reading")
         _ = original.source
+        reports: list[Report] = []
         for target, compilation in work.items():
             try:
                 attempt, report = compilation.run()
@@ -92,7 +101,12 @@ def compile_each(
                     raise
                 yield Failure(target, error)
             else:
+                reports.append(report)
                 yield Result(attempt.model, report, compilation.output, target)
+        if options.pareto is not None and reports:
+            from accelc.pareto import write_pareto
+
+            write_pareto(options.pareto, reports, options.budget.drop)
 
 
 def labels(targets: Sequence[str]) -> dict[str, str]:

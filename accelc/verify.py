@@ -17,22 +17,23 @@ import onnx
 
 from accelc import compare, streamed
 from accelc.backend_base import Backend
+from accelc.budget import Accuracy, Budget
 from accelc.data import (
     EvalData,
     Feed,
     Hints,
     InputSpec,
+    Preprocessing,
     Sample,
     find_feeds,
     infer_hints,
     load_data,
     signature,
-    top1_accuracy,
     typical_feed,
 )
-from accelc.errors import AccelcError, ModelError, UsageError
+from accelc.errors import AccelcError, ModelError, UsageError, VerifyError
 from accelc.importer.parse import read_proto
-from accelc.quality import over_budget
+from accelc.metrics import Score
 from accelc.runner import Runner, RuntimeFailure, Session
 from accelc.source import Source
 
@@ -54,23 +55,13 @@ EDGE = compare.Tolerance(scale=100.0, finite_only=True)
 class Judge:
     """What a result must be.
 
-    exact: the same bits. max_drop: None for equality to rounding, else the quality that may be lost: cosine at least
-    1 - max_drop, error energy at most 2 * max_drop, accuracy down by at most max_drop. changes_function: anything goes
-    that runs; quality is only reported.
+    exact: the same bits. lossy: quality may be lost, as much as the verifier's budget allows; else equality up to
+    rounding. changes_function: anything goes that runs; quality is only reported.
     """
 
     exact: bool = False
-    max_drop: float | None = None
+    lossy: bool = False
     changes_function: bool = False
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Share of labels hit, 0..1, over `count` labels."""
-
-    before: float
-    after: float
-    count: int
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,8 @@ class Verdict:
     """status: same, within budget, reported (the passes change the function on purpose), different, or skipped.
     reason: why it is different or was skipped, and which outputs are random.
 
-    quality: figures over all samples, when there are any. samples: how many were compared.
+    quality: figures over all samples, when there are any. accuracy, score: see Judgement. samples: how many were
+    compared. limit: the drop of the budget, as it was given.
     """
 
     status: str
@@ -87,6 +79,8 @@ class Verdict:
     accuracy: Accuracy | None = None
     samples: int = 0
     descriptions: tuple[str, ...] = ()
+    score: Score | None = None
+    limit: str = ""
 
     @property
     def passed(self) -> bool:
@@ -121,19 +115,25 @@ Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 @dataclass
 class Verifier:
-    """Judges results against one original. It belongs to one thread at a time."""
+    """Judges results against one original. It belongs to one thread at a time.
+
+    data_path: the user's data, else inputs are generated. preprocessing: for images. budget: what lossy results may
+    lose.
+    """
 
     source: Source
     runner: Runner
     data_path: Path | None = None
     seed: int = 0
     shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
+    budget: Budget = field(default_factory=Budget)
     _reference: Reference | None = None
 
     def __post_init__(self) -> None:
         # Everything about the proto is read here: later a graph takes it over while another thread runs the original.
         proto = self.source.imported.proto
-        self._specs = signature(proto)
+        self.specs = signature(proto)
         self._hints = self._make_hints(proto) if self.data_path is None else Hints()
         self._is_big = streamed.weight_bytes(proto) > streamed.STREAMING_THRESHOLD
 
@@ -153,7 +153,9 @@ class Verifier:
         return self._reference
 
     def _prepare(self) -> Reference:
-        data = load_data(self.data_path, self._specs) if self.data_path is not None else None
+        data = None
+        if self.data_path is not None:
+            data = load_data(self.data_path, self.specs, preprocessing=self.preprocessing)
         try:
             run, close = self._open_original()
         except RuntimeFailure as failure:
@@ -199,9 +201,10 @@ class Verifier:
         typical: Feed | None = None
         if data is not None:
             samples = []
-            for feed in data.feeds:
+            for place, feed in enumerate(data.feeds):
+                labels = data.parts[place] if data.parts is not None else None
                 try:
-                    samples.append(Sample(feed, run(feed.values)))
+                    samples.append(Sample(feed, run(feed.values), labels))
                 except RuntimeFailure as failure:
                     raise UsageError(
                         "the original does not run on this data",
@@ -212,28 +215,29 @@ class Verifier:
             quick = partial(_quickly, run)
             try:
                 samples = find_feeds(
-                    self._specs, quick, edges=EDGE_SETS, seed=self.seed, hints=self._hints, seconds=SEARCH_S
+                    self.specs, quick, edges=EDGE_SETS, seed=self.seed, hints=self._hints, seconds=SEARCH_S
                 )
             except _TooSlow:
                 return Reference(skipped=f"one run of the original takes more than {RUN_LIMIT_S:g} s")
-            typical = typical_feed(self._specs, run, seed=self.seed, hints=self._hints) if samples else None
+            typical = typical_feed(self.specs, run, seed=self.seed, hints=self._hints) if samples else None
         if not samples:
             return Reference(
-                skipped="the original runs on none of the generated inputs; give some with --inputs data.npz"
+                skipped="the original runs on none of the generated inputs; give some with --eval data.npz"
             )
         unstable: frozenset[str] = frozenset()
         try:
             unstable = compare.random_outputs(run, samples[0].feed.values)
         except AccelcError as error:
             return Reference(skipped=f"the original runs once but not twice: {error}")
-        notes = data.notes if data is not None else ()
+        told = self.budget.check([sample for sample in samples if not sample.feed.edge])
+        notes = (*(data.notes if data is not None else ()), *([told] if told else []))
         return Reference(tuple(samples), data, unstable, notes=notes, typical=typical)
 
     def _make_hints(self, proto: onnx.ModelProto) -> Hints:
         """What the graph and the shapes the user fixed say about the inputs."""
         symbols = {name: int(dims[0]) for name, dims in self.shapes.items() if len(dims) == 1 and _is_size(dims[0])}
         axes: dict[tuple[str, int], int] = {}
-        for spec in self._specs:
+        for spec in self.specs:
             for axis, (have, wanted) in enumerate(zip(spec.shape or (), self.shapes.get(spec.name, ()), strict=False)):
                 if _is_size(wanted) and not isinstance(have, int):
                     axes[spec.name, axis] = int(wanted)
@@ -275,11 +279,19 @@ class Verifier:
         left_out = reference.unstable
         descriptions = tuple(str(sample.feed) for sample in reference.samples)
         ordinary = [(s, out) for s, out in zip(reference.samples, actual, strict=True) if not s.feed.edge]
-        quality, failed = self._quality(ordinary, left_out)
-        if failed:
-            return Verdict("different", failed, samples=len(actual), descriptions=descriptions)
-        accuracy = self._accuracy(reference, [out for _, out in ordinary])
-        verdict = partial(Verdict, quality=quality, accuracy=accuracy, samples=len(actual), descriptions=descriptions)
+        try:
+            found = self.budget.judge([sample for sample, _ in ordinary], [out for _, out in ordinary], left_out)
+        except VerifyError as error:
+            return Verdict("different", str(error), samples=len(actual), descriptions=descriptions)
+        verdict = partial(
+            Verdict,
+            quality=found.quality,
+            accuracy=found.accuracy,
+            samples=len(actual),
+            descriptions=descriptions,
+            score=found.score,
+            limit=str(self.budget),
+        )
         random = f"random, so not compared: {', '.join(sorted(left_out))}" if left_out else ""
         if left_out and all(name in left_out for sample in reference.samples for name in sample.outputs):
             return verdict("skipped", "every output is random")
@@ -288,36 +300,13 @@ class Verifier:
                 return verdict("different", f"{reason} on {sample.feed}")
         if judge.changes_function:
             return verdict("reported", "the passes change the function on purpose")
-        if judge.max_drop is not None:
-            over = _over_budget(quality, accuracy, judge.max_drop)
-            return verdict("different", over) if over else verdict("within budget", random)
+        if judge.lossy:
+            return verdict("different", found.reason) if found.reason else verdict("within budget", random)
         for sample, outputs in zip(reference.samples, actual, strict=True):
             reason = _difference(sample, outputs, judge.exact, left_out)
             if reason:
                 return verdict("different", f"{reason} on {sample.feed}")
         return verdict("same", random)
-
-    @staticmethod
-    def _quality(
-        pairs: list[tuple[Sample, Mapping[str, Any]]], left_out: frozenset[str]
-    ) -> tuple[compare.Quality | None, str]:
-        def kept(outputs: Mapping[str, Any]) -> dict[str, Any]:
-            return {name: value for name, value in outputs.items() if name not in left_out}
-
-        try:
-            return compare.measure_quality([kept(s.outputs) for s, _ in pairs], [kept(out) for _, out in pairs]), ""
-        except AccelcError as error:
-            return None, str(error)
-
-    @staticmethod
-    def _accuracy(reference: Reference, actual: list[Mapping[str, Any]]) -> Accuracy | None:
-        if reference.data is None or reference.data.labels is None:
-            return None
-        labels = reference.data.labels
-        name = next(iter(reference.samples[0].outputs))
-        before = top1_accuracy([sample.outputs[name] for sample in reference.samples], labels)
-        after = top1_accuracy([outputs[name] for outputs in actual], labels)
-        return Accuracy(before, after, len(labels))
 
 
 class _TooSlow(Exception):
@@ -362,12 +351,6 @@ def _fits(feed: Feed, spec: InputSpec) -> bool:
 
 def _is_size(dim: int | str) -> bool:
     return isinstance(dim, int) or dim.isdecimal()
-
-
-def _over_budget(quality: compare.Quality | None, accuracy: Accuracy | None, max_drop: float) -> str:
-    if accuracy is not None and accuracy.before - accuracy.after > max_drop + 1e-9:
-        return f"accuracy falls from {accuracy.before:.4f} to {accuracy.after:.4f}, more than {max_drop:g}"
-    return over_budget(quality, max_drop) if quality is not None else ""
 
 
 def _difference(sample: Sample, outputs: Mapping[str, Any], exact: bool, left_out: frozenset[str]) -> str:

@@ -1,7 +1,7 @@
 """The child process that runs ONNX Runtime, and the wire format it shares with accelc.runner.
 
-The parent starts this file by its path, so it may import only the standard library, numpy and (in the child)
-onnxruntime. A message is one pickle with its large buffers after it; a value is an encoded tuple (see `encode`).
+The parent starts this file by its path, so it may import only the standard library, numpy and, in the child when they
+are needed, onnxruntime and accelc.calibration.observers. A message is one pickle with its large buffers after it; a value is an encoded tuple (see `encode`).
 Descriptors 0 and 1 of the child carry the messages; whatever the runtime prints goes to descriptor 2.
 """
 
@@ -174,6 +174,7 @@ class Worker:
         self.runtime = runtime
         self.sessions: dict[int, Any] = {}
         self.feeds: dict[int, dict[str, Any]] = {}
+        self.seen: dict[int, dict[str, Any]] = {}
         self.preloaded = False
 
     def load(self, key: int, model: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,6 +233,42 @@ class Worker:
             result |= {name: _wire(v) for name, v in zip(plain, session.run(plain, given), strict=True)}
         return result
 
+    def observe(
+        self, key: int, feeds: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]], sample: int
+    ) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Run once and show each wanted input or output to its observer, which lives here.
+
+        wanted: the options of the observers, by name of the value. sample: the number of this feed set.
+        Returns by name the shape, and NaN or Inf where this sample has an element that is not finite.
+        """
+        from accelc.calibration.observers import Seen
+
+        session = self.sessions[key]
+        given = {name: self._feed(wire) for name, wire in feeds.items()}
+        fed = [name for name in wanted if name in given]
+        names = [name for name in wanted if name not in given]
+        observers = self.seen.setdefault(key, {})
+        found = {}
+        values = [*(given[name] for name in fed), *(session.run(names, given) if names else ())]
+        for name, value in zip([*fed, *names], values, strict=True):
+            if name not in observers:
+                observers[name] = Seen(**wanted[name])
+            try:
+                observers[name].add(value, sample)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            broken = observers[name].broken
+            found[name] = (tuple(value.shape), broken[1] if broken is not None and broken[0] == sample else "")
+        return found
+
+    def observed(self, key: int) -> dict[str, dict[str, Any]]:
+        """The states of the observers of a session, by name of the value."""
+        return {name: each.state() for name, each in self.seen.get(key, {}).items()}
+
+    def forget(self, key: int) -> None:
+        """Drop the observers of a session."""
+        self.seen.pop(key, None)
+
     def hold(self, key: int, feeds: Mapping[str, Any]) -> None:
         """Keep feeds under a number, for `block`."""
         given = {name: self._feed(wire) for name, wire in feeds.items()}
@@ -244,8 +281,9 @@ class Worker:
         self.feeds.pop(key, None)
 
     def close(self, key: int) -> None:
-        """Forget a session."""
+        """Forget a session and what was observed in it."""
         self.sessions.pop(key, None)
+        self.forget(key)
 
     def block(self, key: int, feeds: int, runs: int, warm: int) -> float:
         """Seconds per run over `runs` runs in a row, after `warm` runs that are not counted."""
@@ -363,9 +401,8 @@ def serve(folder: str) -> None:
         except ImportError as error:
             send(replies, ("error", "ImportError", str(error)))
             return
-        commands: dict[str, Callable[..., Any]] = {
-            name: getattr(worker, name) for name in ("load", "run", "hold", "drop", "close", "block")
-        }
+        names = ("load", "run", "observe", "observed", "forget", "hold", "drop", "close", "block")
+        commands: dict[str, Callable[..., Any]] = {name: getattr(worker, name) for name in names}
         send(replies, ("ok", {"version": runtime.__version__, "available": runtime.get_available_providers()}))
         while True:
             command, arguments = receive(requests)

@@ -1,178 +1,168 @@
-"""Int8 for the processor: products with constant weights, and tables, quantized without calibration data."""
+"""Int8 and lower for the processor: each product, convolution and table in the form that pays, inside the budget."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from fnmatch import fnmatchcase
+from typing import Literal
 
 from accelc import ir
+from accelc.calibration import Method
 from accelc.context import Context
-from accelc.measure import Comparison
+from accelc.errors import PassError
 from accelc.pass_base import Pass, PassResult
-from accelc.pattern import MICROSOFT
-from accelc.quality import Quality
 from accelc.runner import RuntimeFailure
 
-from .quantization.emit import quantize_layers
-from .quantization.layers import Found, Layer, find_layers
-from .quantization.numbers import Scheme
-from .quantization.search import Search, Unit
-from .quantization.trial import Trial, ratio_text
+from .quantization.bench import Bench
+from .quantization.gains import Gains
+from .quantization.plan import BLOCK_FORMS, Form
+from .quantization.prepare import Prepared, Wishes, prepare
+from .quantization.search import Outcome, Search
+from .quantization.telling import METADATA, details, notes, record
+from .quantization.trial import Trial
+from .quantization.weights import raise_opset
 
-METADATA = "accelc.quantize"
-_ALONE_SHARE = 0.3
+__all__ = ["METADATA", "Quantize"]
+
+_SECONDS = 30.0
+_TRIED = ("minmax", "percentile", "mse")
+"""Calibration methods that the search compares."""
+_BITS = {"dynamic": (8, 7), "static": (8, 7), "weights": (8, 4), "auto": (8, 7, 4)}
 
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Compute MatMul, Gemm and Gather in int8 where quality stays inside the budget and the model gets faster.
+    """Compute in int8 where quality stays inside the budget and the model gets faster.
 
-    bits: of the weights; by default 8, or 7 where the processor's products saturate. per_channel: a scale for each
-    output column instead of one. embeddings: tables as well. measure: time it, unless measuring is switched off as
-    a whole; else everything inside the quality budget is quantized. budget: seconds for timing.
+    scheme: auto searches among all forms; dynamic (activations quantized while the model runs), static (ranges from
+    calibration data) and weights (only weights are stored in fewer bits) quantize all that can be in that form. bits:
+    of the weights; by default 8, or 7 where the processor's products saturate, and 4 as well for weights alone.
+    block_size, symmetric: of weights stored alone. per_channel: a scale for each output column instead of one.
+    activations: their integers in static form. ranges: the calibration method (minmax, average, percentile:99.99,
+    entropy, mse), by default the user's; auto compares more. embeddings: tables as well. measure: time it, unless
+    measuring is switched off as a whole; else everything inside the quality budget is quantized. budget: seconds for
+    timing. islands: leave sensitive layers in float when the budget for quality is exceeded. keep: names of nodes to
+    leave in float, as patterns with * separated by |.
     """
 
     name = "quantize"
     exact = False
     lossy = True
 
-    bits: Literal[8, 7] | None = None
+    scheme: Literal["auto", "dynamic", "static", "weights"] = "auto"
+    bits: Literal[8, 7, 4] | None = None
+    block_size: int = 32
     per_channel: bool = True
+    symmetric: bool = True
+    activations: Literal["u8", "s8", "u16", "s16"] = "u8"
+    ranges: str = ""
     embeddings: bool = True
     measure: bool = True
-    budget: float = 15.0
+    budget: float | None = None
+    islands: bool = True
+    keep: str = ""
 
     def __post_init__(self) -> None:
-        if not self.budget > 0:
+        if self.budget is not None and not self.budget > 0:
             raise ValueError(f"budget={self.budget:g} must be above 0 seconds")
+        if self.block_size < 16 or self.block_size & (self.block_size - 1):
+            raise ValueError(f"block_size={self.block_size} must be a power of two, 16 or more")
+        if self.bits is not None and self.bits not in _BITS[self.scheme]:
+            known = " or ".join(map(str, _BITS[self.scheme]))
+            raise ValueError(f"bits={self.bits} does not go with scheme={self.scheme}, which takes {known}")
+        if self.ranges:
+            Method.parse(self.ranges)
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         if ctx.fuel.empty:
             return PassResult(skipped="out of fuel")
         if ctx.target.provider != "CPUExecutionProvider":
             return PassResult(skipped=f"{ctx.target.provider} has no int8 kernels for products")
-        scheme = Scheme.of(ctx.target, bits=self.bits, per_channel=self.per_channel, vendor=_has_vendor_kernels(ctx))
-        found = find_layers(model, embeddings=self.embeddings, portable=not scheme.vendor)
-        if all(layer.is_gather for layer in found.layers):
-            return PassResult(skipped="no MatMul or Gemm with constant float weights", details=_details(found))
+        if self.scheme == "static" and ctx.calibration is None:
+            raise PassError(
+                "static int8 needs calibration data",
+                where="pass quantize",
+                hint="give --calibration, or use scheme=dynamic",
+            )
         trial = Trial(model, ctx)
+        ready = prepare(model, ctx, self._wishes(ctx))
+        if not any(set(unit.forms) - {"table"} for unit in ready.parts.units):
+            return PassResult(skipped=ready.nothing, notes=ready.notes, details=details(ready))
         obstacle = trial.obstacle()
         if obstacle:
-            return PassResult(skipped=obstacle, details=_details(found))
-        search = Search(trial, found, scheme, portable=not scheme.vendor)
+            return PassResult(skipped=obstacle, details=details(ready))
         try:
-            return self._search(model, ctx, search)
+            return self._search(model, ctx, trial, ready)
         except RuntimeFailure as failure:
-            return PassResult(skipped=f"nothing could be tried: {failure}", details=_details(found, search))
+            return PassResult(skipped=f"nothing could be tried: {failure}", details=details(ready))
 
-    def _search(self, model: ir.Model, ctx: Context, search: Search) -> PassResult:
-        found = search.found
-        units: list[Unit] = list(found.units)
-        measure = self.measure and ctx.settings.measure
-        if measure:
-            ctx.progress("quantize: timing layers")
-            search.find_rows()
-            units = search.faster_alone(units, _ALONE_SHARE * self.budget)
-        if all(found.tables(unit) for unit in units):
-            reason = "nothing beats float: every layer is faster in float"
-            return PassResult(skipped=reason, details=_details(found, search))
-        ctx.progress("quantize: checking quality")
-        units, quality, over = search.within_budget(units)
-        if all(found.tables(unit) for unit in units):
-            return PassResult(skipped=f"no layer stays inside --max-drop: {over}", details=_details(found, search))
-        speed: Comparison | None = None
-        if measure:
-            ctx.progress("quantize: timing the model")
-            units, speed = self._fastest(search, units)
-            if speed.verdict != "faster":
-                reason = f"nothing beats float: ratio {ratio_text(speed)}"
-                return PassResult(skipped=reason, details=_details(found, search))
-        layers = search.chosen(found.layers, {index for unit in units for index in unit})
-        done = quantize_layers(model, layers, search.scheme, ctx.spend, search.known)
-        if not done:
-            return PassResult(skipped="out of fuel", details=_details(found, search))
-        _record(model, ctx, search.scheme, done)
-        notes = (_summary(found, done, search.scheme, quality, speed), *_warnings(search))
-        return PassResult(len(done), notes=notes, details=_details(found, search, done))
+    def _methods(self, ctx: Context) -> tuple[str, ...]:
+        """Calibration methods to try, the first by default."""
+        if self.ranges:
+            return (self.ranges,)
+        given = ctx.settings.calibration_method
+        return (given,) if self.scheme != "auto" else tuple(dict.fromkeys((given, *_TRIED)))
 
-    def _fastest(self, search: Search, units: list[Unit]) -> tuple[list[Unit], Comparison]:
-        """The units with tables when that is not slower than without, and their speed against the model."""
-        seconds = (1 - _ALONE_SHARE) * self.budget
-        products = [unit for unit in units if not search.found.tables(unit)]
-        choices = [units, products] if len(products) < len(units) else [units]
-
-        def compare() -> list[Comparison]:
-            return search.trial.compare([search.candidate(choice) for choice in choices], seconds)
-
-        # The same layers of the same model: attempts of one compile differ in little else, and must choose alike.
-        key = ("quantize", str(search.scheme), *(search.signature(choice) for choice in choices))
-        speeds = search.trial.ctx.decisions.once(key, compare)
-        if len(choices) > 1 and (speeds[0].high < speeds[1].low or _only_second_is_faster(*speeds)):
-            for unit in set(units) - set(products):
-                search.drop(unit, f"slower with it: {ratio_text(speeds[0])} against {ratio_text(speeds[1])}")
-            return products, speeds[1]
-        return units, speeds[0]
-
-
-def _only_second_is_faster(one: Comparison, two: Comparison) -> bool:
-    return one.verdict != "faster" and two.verdict == "faster"
-
-
-def _has_vendor_kernels(ctx: Context) -> bool:
-    """Whether the target has the fused kernels and may use them."""
-    types = {"T1": ir.DataType.FLOAT, "T2": ir.DataType.INT8}
-    integers = {"T1": ir.DataType.UINT8, "T2": ir.DataType.INT8, "T3": ir.DataType.FLOAT}
-    fused = ctx.allows(MICROSOFT, "DynamicQuantizeMatMul", 1, types)
-    return fused is True and ctx.allows(MICROSOFT, "MatMulIntegerToFloat", 1, integers) is True
-
-
-def _record(model: ir.Model, ctx: Context, scheme: Scheme, done: list[Layer]) -> None:
-    """Say in the model's metadata what was done, and for which processor; an earlier entry stays."""
-    key, number = METADATA, 1
-    while key in model.metadata_props:
-        number += 1
-        key = f"{METADATA}.{number}"
-    entry = {
-        "scheme": str(scheme),
-        "bits": scheme.bits,
-        "isa": sorted(ctx.target.isa),
-        "layers": [layer.node.name for layer in done],
-        "smoothed": [layer.node.name for layer in done if layer.smooth is not None],
-    }
-    model.metadata_props[key] = json.dumps(entry)
-
-
-def _summary(found: Found, done: list[Layer], scheme: Scheme, quality: Quality | None, speed: Comparison | None) -> str:
-    smoothed = sum(layer.smooth is not None for layer in done)
-    also = f", {smoothed} smoothed" if smoothed else ""
-    parts = [f"{len(done)} of {len(found.layers)} layers in int8 ({scheme}{also})"]
-    if quality is not None:
-        parts.append(str(quality))
-    if speed is not None:
-        parts.append(f"{ratio_text(speed)} times as fast")
-    return "; ".join(parts)
-
-
-def _warnings(search: Search) -> list[str]:
-    left = len(search.dropped)
-    return [f"{left} layer(s) left in float, see the details"] if left else []
-
-
-def _details(found: Found, search: Search | None = None, done: list[Layer] | None = None) -> dict[str, Any]:
-    """Every layer considered: what became of it and why."""
-    dropped = search.dropped if search is not None else {}
-    rows = search.rows if search is not None else {}
-    changed = {layer.path: layer for layer in done or ()}
-    layers = [
-        {
-            "node": layer.path,
-            "shape": [rows.get(index), layer.k, layer.n],
-            "int8": layer.path in changed,
-            "smoothed": layer.path in changed and changed[layer.path].smooth is not None,
-            "reason": dropped.get(index, ""),
+    def _wishes(self, ctx: Context) -> Wishes:
+        forms: dict[str, tuple[Form, ...]] = {
+            "dynamic": ("dynamic",),
+            "static": ("static",),
+            "weights": ("weight8",) if self.bits == 8 else ("weight4",),
+            "auto": ("weight8", "weight4") if self.bits == 4 else ("dynamic", "static", "weight8", "weight4"),
         }
-        for index, layer in enumerate(found.layers)
-    ]
-    refused = [{"node": node, "int8": False, "reason": reason} for node, reason in found.refused.items()]
-    return {"layers": layers + refused}
+        chosen = forms[self.scheme]
+        if self.scheme == "auto" and self.bits in (8, 7):
+            chosen = tuple(form for form in chosen if form != "weight4")
+        if self.scheme == "auto" and not self.measure:
+            chosen = tuple(form for form in chosen if form not in ("weight8", "weight4")) or chosen
+        patterns = [each.strip() for each in self.keep.split("|") if each.strip()]
+        return Wishes(
+            (*chosen, "table") if self.embeddings else chosen,
+            bits=None if self.bits == 4 else self.bits,
+            block_size=self.block_size,
+            per_channel=self.per_channel,
+            symmetric=self.symmetric,
+            activations=self.activations,
+            ranges=[Method.parse(each) for each in self._methods(ctx)],
+            embeddings=self.embeddings,
+            kept=lambda name: next((each for each in patterns if fnmatchcase(name, each)), ""),
+        )
+
+    def _search(self, model: ir.Model, ctx: Context, trial: Trial, ready: Prepared) -> PassResult:
+        parts = ready.parts
+        bench = Bench(trial, parts)
+        found: Found = ctx.decisions.once(
+            ("quantize", bench.fingerprint, str(self), str(ctx.target), ctx.settings.max_drop),
+            lambda: self._find(bench, ctx, ready),
+        )
+        outcome, gains, bench = found.outcome, found.gains, found.bench
+        if bench.trial is not trial:
+            gains.asked_again(ctx)
+        parts.divisors, parts.ranges = bench.parts.divisors, bench.parts.ranges
+        if outcome.skipped:
+            told = details(ready, outcome, gains, curve=bench.curve.details(outcome.plan))
+            return PassResult(skipped=outcome.skipped, notes=ready.notes, details=told)
+        for form in {form for _, form in outcome.plan.forms} & {*BLOCK_FORMS}:
+            raise_opset(model, ctx, parts.schemes.blocks(form))
+        done = parts.apply(model, outcome.plan, ctx.spend)
+        told = details(ready, outcome, gains, done, bench.curve.details(outcome.plan))
+        if not done.changes:
+            return PassResult(skipped="out of fuel", details=told)
+        record(model, ctx.target, parts, outcome.plan, done)
+        return PassResult(done.changes, notes=notes(ready, outcome, done), details=told)
+
+    def _find(self, bench: Bench, ctx: Context, ready: Prepared) -> Found:
+        measure = self.measure and ctx.settings.measure and self.scheme == "auto"
+        gains = Gains(bench.trial, bench.parts)
+        seconds = self.budget or ctx.settings.search_time or _SECONDS
+        search = Search(bench, gains, ready.forms, self.islands, measure, seconds, ready.ranges)
+        return Found(search.run(), gains, bench)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one compile found for one graph."""
+
+    outcome: Outcome
+    gains: Gains
+    bench: Bench

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,13 +40,23 @@ class Observe:
             self.gram or other.gram,
         )
 
+    def covers(self, other: Observe) -> bool:
+        """Whether whoever learns this also learns the other."""
+        return (
+            self.histogram >= other.histogram
+            and other.channels in (None, self.channels)
+            and self.rows >= other.rows
+            and self.gram >= other.gram
+        )
+
 
 @dataclass(frozen=True)
 class Statistics:
     """What was seen at one tensor over `samples` feed sets.
 
     low, high: the extremes. average_low, average_high: the mean over the feed sets of their extremes. count: elements
-    seen. channel_low, channel_high, channel_mean: [C]. rows: [R, K]. gram: [K, K], over gram_rows rows.
+    seen. channel_low, channel_high, channel_mean: [C]. rows: [R, K], drawn at random, and at the same places from all
+    tensors with as many rows. gram: [K, K], over gram_rows rows.
     """
 
     low: float
@@ -62,6 +72,19 @@ class Statistics:
     rows: Floats | None = None
     gram: Floats | None = None
     gram_rows: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        arrays = (self.channel_low, self.channel_high, self.channel_mean, self.rows, self.gram)
+        counts = 0 if self.histogram is None else self.histogram.counts.nbytes
+        return counts + sum(array.nbytes for array in arrays if array is not None)
+
+    def only(self, wish: Observe) -> Statistics:
+        """The same with no more rows than wished for."""
+        if self.rows is None or len(self.rows) <= wish.rows:
+            return self
+        return replace(self, rows=self.rows[: wish.rows] if wish.rows else None)
 
     def range(self, method: Method) -> tuple[float, float]:
         """(low, high) by a calibration method. Raises ValueError when what it needs was not observed."""

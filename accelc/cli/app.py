@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from accelc.cli import decisions, inspect, listing, models, optimize, system
+from accelc.cli import calibrate, decisions, inspect, listing, models, optimize, system
 from accelc.cli.common import printable
 from accelc.errors import AccelcError
 
@@ -191,6 +191,7 @@ def program(ctx: click.Context) -> None:
 
 for _command in (
     optimize.optimize,
+    calibrate.calibrate,
     inspect.inspect,
     models.diff,
     listing.passes,

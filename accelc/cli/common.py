@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     FloatType = click.ParamType[float]
+    TextType = click.ParamType[str]
     ShapeType = click.ParamType[tuple[str, tuple[int | str, ...]]]
     SizeType = click.ParamType[tuple[str, int]]
 else:
-    FloatType = ShapeType = SizeType = click.ParamType  # not generic in every version that is allowed
+    FloatType = TextType = ShapeType = SizeType = click.ParamType  # not generic in every version that is allowed
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NARROWEST, _WIDEST = 40, 120
@@ -139,6 +140,22 @@ class Share(FloatType):
         return share
 
 
+class Drop(TextType):
+    """What may be lost, kept as it was written: 1% or 0.01."""
+
+    name = "drop"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).strip()
+        try:
+            number = float(text.removesuffix("%"))
+        except ValueError:
+            number = math.nan
+        if not 0 <= number < (100 if text.endswith("%") else math.inf):
+            self.fail(f"{value!r} is no drop; write 1% or 0.01", param, ctx)
+        return text
+
+
 class InputShape(ShapeType):
     """The shape of an input as name=1x128; `?` or a symbol leaves a dimension open."""
 
@@ -203,3 +220,85 @@ def plugin_option(command: F) -> F:
 def json_option(command: F) -> F:
     """--json, on commands that list facts."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")(command)
+
+
+SOURCE = "SRC"
+"""Data: a file, a folder or a function; docs/cli.md says which."""
+
+
+def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+calibration_options: Callable[[Any], Any] = _with(
+    click.option(
+        "--calibration",
+        metavar=SOURCE,
+        help="Data to find the ranges of static int8 on: .npz files, folders of .npy, .pb or images, .parquet, or "
+        "module:function.",
+    ),
+    click.option(
+        "--preprocess",
+        metavar="TEXT|FILE",
+        help='How images become inputs, as "resize=256,crop=224,scale=1/255", or a .json or .toml file of it.',
+    ),
+)
+"""--calibration and --preprocess."""
+
+quality_options: Callable[[Any], Any] = _with(
+    click.option(
+        "--eval",
+        "--inputs",
+        "inputs",
+        metavar=SOURCE,
+        help="Data (with labels) to verify, judge and measure on; takes what --calibration takes.",
+    ),
+    click.option(
+        "--metric",
+        metavar="NAME|MODULE:FUNCTION",
+        help="Judge quality by top1, topk=5, cosine, mse, psnr, f1 or a function.  [default: closeness of all outputs, "
+        "and top-1 accuracy with labels]",
+    ),
+    click.option("--metric-output", metavar="NAME", help="The output to score.  [default: the first of floats]"),
+    click.option(
+        "--max-drop",
+        type=Drop(),
+        default="1%",
+        metavar="DROP",
+        show_default=True,
+        help="What lower precision may cost: 0.5% of the original's score, or 0.005 in the metric's unit.",
+    ),
+)
+"""--eval (or --inputs), --metric, --metric-output and --max-drop."""
+
+search_options: Callable[[Any], Any] = _with(
+    click.option(
+        "--calibration-method",
+        default="minmax",
+        show_default=True,
+        metavar="NAME",
+        help="How ranges follow from the data: minmax, average, percentile=99.99, entropy or mse.",
+    ),
+    click.option("--ranges", metavar="FILE", help="Ranges that accelc calibrate found, instead of data."),
+    click.option("--search-time", metavar="TIME", help="How long the search for lower precision may take, as 60s."),
+    click.option("--pareto", metavar="FILE", help="Write the trade-off that the search found, as .html or .json."),
+    click.option("--isa", metavar="NAMES", help="Compile for other instruction sets than this processor's."),
+)
+"""--calibration-method, --ranges, --search-time, --pareto and --isa."""
+
+data_options: Callable[[Any], Any] = _with(calibration_options, quality_options, search_options)
+"""All of these, on commands that lower precision; `data_fields` reads them."""
+
+
+def data_fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of accelc.options.Options from those of `data_options`."""
+    paths = {name: options[name] for name in ("inputs", "calibration", "ranges", "pareto")}
+    names = ("preprocess", "metric", "metric_output", "max_drop", "calibration_method", "search_time", "isa")
+    return {name: None if text is None else Path(text) for name, text in paths.items()} | {
+        name: options[name] for name in names
+    }

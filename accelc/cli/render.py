@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from accelc.blocks import BlockCount
     from accelc.decision_store import Decision
     from accelc.instrument import Span
+    from accelc.metrics import Score
     from accelc.placement import Placement
     from accelc.report import Report
     from accelc.verify import Verdict
@@ -273,6 +274,8 @@ def _checks(found: Report) -> list[tuple[str, str | Text]]:
             before, after = (f"{100 * share:.2f} %" for share in (accuracy.before, accuracy.after))
             shown = f"{before} before, {after} after, on {accuracy.count:,} labels"
             rows.append(("accuracy", Text(shown, style=style)))
+        if found.verdict.score is not None:
+            rows.append(("metric", metric(found.verdict.score, found.verdict.limit)))
     if found.unrun:
         shown = ", ".join(f"{name} {count}" for name, count in found.unrun.items())
         rows.append(
@@ -353,6 +356,15 @@ def numbers(verdict: Verdict, *, of: str = "the original") -> list[Text]:
         lines = [Text(f"inside the quality budget {on}", style=_GOOD)]
         return [*lines, Text(str(quality))] if quality is not None else lines
     return [Text(f"{verdict.status}: {printable(verdict.reason)}", style=_BAD)]
+
+
+def metric(score: Score, limit: str) -> Text:
+    """What the chosen metric says of the result. limit: the drop that is allowed."""
+    of = f" of {score.output}" if score.output else ""
+    against = f"on {score.count:,} labels" if score.against == "labels" else "against the original's outputs"
+    lost = f"{100 * score.drop:.3g} %" if score.relative else f"{score.drop:.3g}"
+    shown = f"{score.metric}{of} {score.before:.5g} before, {score.after:.5g} after, {against}; lost {lost} of {limit}"
+    return Text(printable(shown), style=_GOOD if score.drop <= 0 else _CAUTION)
 
 
 def _remarks(found: Report) -> list[tuple[str, str | Text]]:

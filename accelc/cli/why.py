@@ -75,7 +75,7 @@ def context(result: Result, options: Mapping[str, Any]) -> Context:
     """What the rules were asked in, with nothing switched off; what was decided by measuring stays decided."""
     spec = BackendSpec.parse(result.target)
     target = find_backend(spec.name)(spec.options).target()
-    settings = Settings(options["portable"], frozenset(), options["max_drop"], options["seed"], measure=False)
+    settings = Settings(options["portable"], seed=options["seed"], measure=False)
     return Context(target, settings, decisions=Decisions(known=result.report.decisions))
 
 

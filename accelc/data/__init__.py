@@ -1,17 +1,21 @@
 """Feeds for verification, evaluation and calibration: made from a model's signature, or read from the user's files."""
 
+from accelc.data.dataset import Dataset, open_dataset
 from accelc.data.feeds import MAX_ELEMENTS, Feed, Generator, Run, Sample, Values, find_feeds, generate, typical_feed
 from accelc.data.load import EvalData, load_data, load_feeds, top1_accuracy
-from accelc.data.specs import Dim, Hints, InputSpec, Value, infer_hints, output_signature, signature
+from accelc.data.preprocessing import Preprocessing
+from accelc.data.specs import Dim, Hints, InputSpec, Value, infer_hints, output_signature, signature, specialized
 
 __all__ = [
     "MAX_ELEMENTS",
+    "Dataset",
     "Dim",
     "EvalData",
     "Feed",
     "Generator",
     "Hints",
     "InputSpec",
+    "Preprocessing",
     "Run",
     "Sample",
     "Value",
@@ -21,8 +25,10 @@ __all__ = [
     "infer_hints",
     "load_data",
     "load_feeds",
+    "open_dataset",
     "output_signature",
     "signature",
+    "specialized",
     "top1_accuracy",
     "typical_feed",
 ]

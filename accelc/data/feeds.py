@@ -6,8 +6,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accelc.data.dims import MAIN_PLANS, TYPICAL, Dimensions, DimPlan, Shapes, plans
 from accelc.data.specs import Hints, InputSpec, Value
@@ -39,10 +41,11 @@ class Feed:
 
 @dataclass(frozen=True)
 class Sample:
-    """A feed set that runs, with the outputs it gave."""
+    """A feed set that runs, with the outputs it gave, and the labels of the user's data along its first axis."""
 
     feed: Feed
     outputs: Values
+    labels: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import onnx
@@ -102,6 +102,25 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     if dim.HasField("dim_value"):
         return dim.dim_value if dim.dim_value >= 0 else None
     return dim.dim_param or None
+
+
+def specialized(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int | str]]) -> tuple[InputSpec, ...]:
+    """Inputs with the dimensions that a user fixes: shapes by input name, or the size of a symbol as (size,)."""
+    sizes = {name: int(dims[0]) for name, dims in shapes.items() if len(dims) == 1 and str(dims[0]).isdecimal()}
+
+    def dim(have: Dim, wanted: int | str) -> Dim:
+        if isinstance(have, str) and have in sizes:
+            return sizes[have]
+        return int(wanted) if not isinstance(have, int) and str(wanted).isdecimal() else have
+
+    def one(spec: InputSpec) -> InputSpec:
+        if spec.kind != "tensor" or spec.shape is None:
+            return spec
+        wanted = shapes.get(spec.name, ())
+        wanted = wanted if len(wanted) == len(spec.shape) else ("?",) * len(spec.shape)
+        return replace(spec, shape=tuple(map(dim, spec.shape, wanted)))
+
+    return tuple(map(one, specs))
 
 
 _SAME_VALUES = {"Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten"}

@@ -21,9 +21,9 @@ _LEAST_SAVED_BY_TABLE = 256 * 1024
 class Layer:
     """One MatMul or Gemm with weight [K, N], or one Gather from a table [V, H] (then k = V and n = H).
 
-    transposed: the weight is stored [N, K]. alpha: factor on the product. add: an Add that is absorbed. bias: a
-    constant that adds one row to every row of the product, with the factor beta. smooth: divisors [K] of the
-    activation, which the weight takes over. index: its position among the layers of the model.
+    transposed: the weight is stored [N, K], and a MatMul reads it through a Transpose. alpha: factor on the product.
+    add: an Add that is absorbed. bias: a constant that adds one row to every row of the product, with the factor beta.
+    smooth: divisors [K] of the activation, which the weight takes over. index: its position among the layers.
     """
 
     scope: ir.Scope
@@ -121,7 +121,7 @@ def _layer(node: ir.Node, scope: ir.Scope, embeddings: bool, portable: bool, ref
     if node.domain or node.op_type not in ("MatMul", "Gemm", "Gather"):
         return None
     place = 0 if node.op_type == "Gather" else 1
-    weight = node.inputs[place]
+    weight = _turned(node.inputs[place]) or node.inputs[place]
     tensor = ir.const_tensor(weight)
     if weight is None or tensor is None or (place == 0 and (not embeddings or tensor.dtype != ir.DataType.FLOAT)):
         return None
@@ -132,7 +132,8 @@ def _layer(node: ir.Node, scope: ir.Scope, embeddings: bool, portable: bool, ref
         return None
     rows, columns = (int(dim) for dim in tensor.shape)  # type: ignore[arg-type]
     if node.op_type == "MatMul":
-        layer = _with_add(node, scope, weight, rows, columns)
+        transposed = weight is not node.inputs[1]
+        layer = _with_add(node, scope, weight, *((columns, rows) if transposed else (rows, columns)), transposed)
     elif node.op_type == "Gemm":
         layer = _gemm(node, scope, weight, rows, columns)
     else:
@@ -181,9 +182,20 @@ def _input(node: ir.Node, index: int) -> ir.Value:
     return value
 
 
-def _with_add(node: ir.Node, scope: ir.Scope, weight: ir.Value, k: int, n: int) -> Layer:
+def _turned(value: ir.Value | None) -> ir.Value | None:
+    """What a value is the transpose of, where it is the second factor of one or more MatMuls and nothing else."""
+    node = value.producer() if value is not None else None
+    if value is None or node is None or node.domain or node.op_type != "Transpose" or value.is_graph_output():
+        return None
+    if ir.attribute(node, "perm", (1, 0)) != (1, 0):
+        return None
+    plain = all(use.node.op_type == "MatMul" and not use.node.domain and use.idx == 1 for use in value.uses())
+    return node.inputs[0] if plain else None
+
+
+def _with_add(node: ir.Node, scope: ir.Scope, weight: ir.Value, k: int, n: int, transposed: bool) -> Layer:
     a, out = _input(node, 0), node.outputs[0]
-    layer = Layer(scope, node, weight, k, n)
+    layer = Layer(scope, node, weight, k, n, transposed)
     uses = out.uses()
     if len(uses) != 1 or out.is_graph_output():
         return layer
@@ -195,7 +207,7 @@ def _with_add(node: ir.Node, scope: ir.Scope, weight: ir.Value, k: int, n: int) 
     tensor = ir.const_tensor(other)
     if tensor is None or tensor.dtype != ir.DataType.FLOAT or not _is_row(tensor, n, len(a.shape or ())):
         return layer
-    return Layer(scope, node, weight, k, n, add=add, bias=other)
+    return replace(layer, add=add, bias=other)
 
 
 def _is_row(tensor: ir.TensorProtocol, n: int, rank: int) -> bool:
@@ -226,6 +238,9 @@ def _without_outside_users(layers: list[Layer], refused: dict[str, str]) -> list
 
 def _outsiders(weight: ir.Value, inside: set[tuple[ir.Node, ir.Value]]) -> Iterator[ir.Node]:
     for use in weight.uses():
+        out = use.node.outputs[0]
+        if _turned(out) is weight and all((each.node, weight) in inside for each in out.uses()):
+            continue
         place = 0 if use.node.op_type == "Gather" else 1
         if (use.node, weight) not in inside or use.idx != place:
             yield use.node

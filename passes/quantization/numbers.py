@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from accelc.target import Target
 
+from .grid import on_grid
+
 Floats = NDArray[np.float32]
 
 _TINY = float(np.finfo(np.float32).tiny)
@@ -68,8 +70,13 @@ class Int8Weight:
 
 
 def quantize_weight(weight: Floats, scheme: Scheme) -> Int8Weight:
-    """Symmetric rounding of a finite weight [K, N]; columns (or the tensor) reach from -top to top."""
+    """Symmetric rounding of a finite weight [K, N]; columns (or the tensor) reach from -top to top.
+
+    Those that are integers times a scale already, of at most `top`, are stored as these.
+    """
     scales = _scales(np.abs(weight).max(axis=0 if scheme.per_channel else None), scheme.top)
+    exact = on_grid(weight if scheme.per_channel else weight.reshape(-1, 1), scheme.top).reshape(scales.shape)
+    scales = np.where(np.isnan(exact), scales, exact)
     rounded = np.rint(weight / scales).clip(-scheme.top, scheme.top)
     if scheme.unsigned:
         return Int8Weight((rounded + _ZERO_OF_UNSIGNED).astype(np.uint8), scales, _ZERO_OF_UNSIGNED)

@@ -1,243 +1,310 @@
-"""Which layers become int8, and how: those that are faster alone and together stay inside the quality budget."""
+"""The fastest mix of forms that stays inside the quality budget."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 
-import numpy as np
-import onnx
+from accelc.budget import Judgement
+from accelc.measure import Comparison
 
-from accelc import ir
-from accelc.infer import infer_model
-from accelc.quality import Quality
+from .bench import Bench, drop_of, is_inside
+from .choices import Choice, Step, fastest, frontier, steps
+from .gains import Gains
+from .plan import Form, Plan, Unit
+from .sensitivity import Sensitivity, measure_errors
+from .trial import ratio_text
 
-from .emit import Rounded, quantize_layers, rounded
-from .layers import Found, Layer, find_layers
-from .numbers import Floats, Scheme, product_error, smoothing
-from .trial import Trial
+ALONE_SHARE = 0.3
+_FINALISTS = 3
+_RETRIES = 6
+"""Layers that were given up and are tried once more."""
+_SLOWER_BY = 1.02
+_SLOWER_BY_WHERE_SMALL = 1.05
+_MUCH = 0.25
+"""Tables that make up so much of the file may cost a little more time."""
+_RANGES = ("minmax", "percentile", "mse")
 
-RULE = "quantize"
-"""Under this name the decisions for single shapes are kept."""
-_ALONE_S = 0.3
-"""Seconds for timing one shape alone."""
-_ALONE_ERROR = 0.2
-_LARGE = 1 << 24
-"""Elements of a weight above which int8 is taken to pay without being timed alone."""
-_CLEARLY = 0.8
-_PROBED_ROWS = 64
-_PROBED_AT_ONCE = 16
+Frontiers = Mapping[int, Sequence[Choice]]
 
-Unit = tuple[int, ...]
-Remedy = tuple[tuple[int, ...], Floats]
-"""Layers with one activation, and its smoothing."""
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that was judged. reasons: why units are not in the form that is fastest."""
+
+    label: str
+    plan: Plan
+    judged: Judgement
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found. skipped: why nothing is to be changed, or empty. reasons: why units stay in float."""
+
+    plan: Plan
+    judged: Judgement | None = None
+    speed: Comparison | None = None
+    skipped: str = ""
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
 class Search:
-    """Narrows down the units of a model.
+    """forms: that may be used, in the order in which they are tried. islands: sensitive units may stay in float.
 
-    By position of a layer: dropped, why it stays in float; rows of its activation; smooth, the divisors it is to use.
+    measure: choose by speed; else every form counts as faster. seconds: for timing.
     """
 
-    trial: Trial
-    found: Found
-    scheme: Scheme
-    portable: bool
-    dropped: dict[int, str] = field(default_factory=dict)
-    rows: dict[int, int] = field(default_factory=dict)
-    smooth: dict[int, Floats] = field(default_factory=dict)
-    known: Rounded = field(default_factory=dict)
+    bench: Bench
+    gains: Gains
+    forms: tuple[Form, ...]
+    islands: bool = True
+    measure: bool = True
+    seconds: float = 30.0
+    ranges: str = ""
+    reasons: dict[int, str] = field(default_factory=dict)
+    _known: dict[tuple[Form, ...], Sensitivity] = field(default_factory=dict)
 
-    def candidate(self, units: Iterable[Unit]) -> ir.Model:
-        """A copy of the model with these units in int8."""
-        wanted = {index for unit in units for index in unit}
-        tables = any(layer.is_gather for layer in self.found.layers)
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        return self.bench.parts.units
 
-        def change(model: ir.Model) -> None:
-            layers = find_layers(model, embeddings=tables, portable=self.portable).layers
-            quantize_layers(model, self.chosen(layers, wanted), self.scheme, lambda *_: True, self.known)
-
-        return self.trial.copy(change)
-
-    def chosen(self, layers: Sequence[Layer], wanted: Collection[int]) -> list[Layer]:
-        """The wanted ones of the layers of the model or a copy, with their smoothing, in the order of the graph."""
-        return [replace(layer, smooth=self.smooth.get(i)) for i, layer in enumerate(layers) if i in wanted]
-
-    def signature(self, units: Iterable[Unit]) -> tuple[tuple[str, int, int, bool], ...]:
-        """What tells a candidate from others: its layers by place and shape, and which of them are smoothed."""
-        layers = self.found.layers
-        indices = sorted(index for unit in units for index in unit)
-        return tuple((layers[i].path, layers[i].k, layers[i].n, i in self.smooth) for i in indices)
-
-    def drop(self, unit: Sequence[int], reason: str) -> None:
-        self.dropped.update(dict.fromkeys(unit, reason))
-
-    # --- speed of single layers
-
-    def find_rows(self) -> None:
-        """Learn how many rows each product has: the most over the inputs that are timed."""
-        for feed in self.trial.timed:
-            shapes = self.trial.probe([layer.a for layer in self.found.layers], feed, shapes=True)
-            for index, shape in shapes.items():
-                if not self.found.layers[index].is_gather:
-                    self.rows[index] = max(self.rows.get(index, 0), prod(int(dim) for dim in shape[:-1]))
-
-    def faster_alone(self, units: Sequence[Unit], seconds: float) -> list[Unit]:
-        """Leave out units whose products are slower in int8 when timed alone, the heaviest first while time is left."""
-        counts: Counter[tuple[int, int, int]] = Counter()
-        for index, rows in self.rows.items():
-            layer = self.found.layers[index]
-            if rows and layer.k * layer.n <= _LARGE:
-                counts[rows, layer.k, layer.n] += 1
-        ratios: dict[tuple[int, int, int], float | None] = {}
-        end = time.monotonic() + seconds
-        for key in sorted(counts, key=lambda each: (-counts[each] * prod(each), each)):
-            left = _ALONE_S if time.monotonic() < end else 0.0
-            ratios[key] = self.time_alone(*key, left, counts[key])
-        kept = []
-        for unit in units:
-            layers = [(index, self.found.layers[index]) for index in unit]
-            known = [ratios.get((self.rows.get(index, 0), layer.k, layer.n)) for index, layer in layers]
-            slow = [ratio for ratio in known if ratio is not None and ratio <= 1.0]
-            if slow:
-                self.drop(unit, f"float is faster alone: {min(slow):.2f}")
+    def run(self) -> Outcome:
+        """Raises RuntimeFailure."""
+        self.bench.start_curve()
+        if self.measure:
+            self.gains.find_rows()
+            self.gains.time_shapes([form for form in self.forms if form != "table"], ALONE_SHARE * self.seconds)
+        starts = self._starts()
+        if not starts:
+            return Outcome(Plan(), skipped="nothing beats float: every layer is faster in float", reasons=self.reasons)
+        found, over = [], ""
+        for label, forms in starts:
+            candidate = self._within_budget(label, forms)
+            if candidate is None or not self._products(candidate.plan):
+                over = over or self._over
             else:
-                kept.append(unit)
-        return kept
+                found.append(candidate)
+        if not found:
+            return Outcome(Plan(), skipped=f"no layer stays inside --max-drop: {over}", reasons=self.reasons)
+        if not self.measure:
+            return self._outcome(found[0], None)
+        return self._fastest(found)
 
-    def time_alone(self, rows: int, k: int, n: int, seconds: float = _ALONE_S, layers: int = 1) -> float | None:
-        """The time of a float product [rows, k] x [k, n] over that of its int8 form; None where nothing was timed.
+    def _outcome(self, chosen: Candidate, speed: Comparison | None) -> Outcome:
+        return Outcome(chosen.plan, chosen.judged, speed, reasons={**self.reasons, **chosen.reasons})
 
-        seconds: for the timing; with 0 only what is known counts. layers: how many are of this shape.
-        """
+    # --- where to start
 
-        def build() -> dict[str, ir.Model]:
-            models = {name: _product(rows, k, n) for name in ("float", "int8")}
-            found = find_layers(models["int8"], embeddings=False, portable=self.portable).layers
-            quantize_layers(models["int8"], found, self.scheme, lambda *_: True)
-            return models
-
-        operators = ", ai.onnx only" if self.portable else ""
-        decision = self.trial.ctx.decision(
-            RULE,
-            f"[{rows}, {k}] x [{k}, {n}], {self.scheme}{operators}",
-            "int8",
-            build,
-            places=layers,
-            tolerance=_ALONE_ERROR,  # far more than rounding; the quality is judged on the whole model
-            certain=False,
-            seconds=seconds,
+    def _starts(self) -> list[tuple[str, tuple[Form, ...]]]:
+        """Sets of forms whose fastest plans differ, by name: first any of them, then each kind by itself."""
+        kinds: tuple[tuple[Form, ...], ...] = (
+            self.forms,
+            ("static", "table"),
+            ("dynamic", "table"),
+            ("weight8", "weight4", "table"),
         )
-        return decision.ratio
+        seen: dict[Plan, tuple[str, tuple[Form, ...]]] = {}
+        for forms in kinds:
+            usable = tuple(form for form in self.forms if form in forms)
+            plan = Plan.of(fastest(self._frontiers(usable, None)), ranges=self.ranges)
+            if self._products(plan):
+                seen.setdefault(plan, (self._label(plan), usable))
+        if not seen:
+            self._say_slow()
+        return list(seen.values())
+
+    def _say_slow(self) -> None:
+        for unit in self.units:
+            ratios = [ratio for form in unit.forms if (ratio := self.gains.ratio(unit, form)) is not None]
+            if ratios:
+                self.reasons[unit.index] = f"float is faster alone: {max(ratios):.2f}"
+
+    def _label(self, plan: Plan) -> str:
+        kinds = {form for _, form in plan.forms} - {"table"}
+        return "weight-only" if kinds <= {"weight8", "weight4"} else kinds.pop() if len(kinds) == 1 else "mixed"
+
+    def _products(self, plan: Plan) -> bool:
+        return any(form != "table" for _, form in plan.forms)
+
+    def _frontiers(self, forms: Sequence[Form], known: Sensitivity | None, *, smooth: bool = False) -> Frontiers:
+        found = {}
+        for unit in self.units:
+            choices = [
+                Choice(
+                    unit.index,
+                    form,
+                    self._gain(unit, form),
+                    known.error(unit.index, form, smooth=smooth) ** 2 if known else 0.0,
+                )
+                for form in unit.forms
+                if form in forms
+            ]
+            found[unit.index] = frontier(choices, unit.index)
+        return found
+
+    def _gain(self, unit: Unit, form: Form) -> float:
+        if self.measure or form == "table":
+            return self.gains.gain(unit, form)
+        return max(unit.bytes, 1) * 1e-9 * (1 + 0.1 * (len(self.forms) - self.forms.index(form)))
 
     # --- quality
 
-    def within_budget(self, units: Sequence[Unit]) -> tuple[list[Unit], Quality | None, str]:
-        """The most units that stay inside the budget together, the quality they reach, and what stopped all of them.
+    _over: str = ""
 
-        Where all of them are too much, those whose own results suffer most are smoothed first, and when that is not
-        enough they are left out. How many is found by bisection.
+    def _judge(self, plan: Plan, label: str) -> Judgement:
+        return self.bench.judge(plan, label, self.gains.estimate(plan.forms) if self.measure else None)
+
+    def _within_budget(self, label: str, forms: tuple[Form, ...]) -> Candidate | None:
+        """The plan that saves most time by estimates and is inside the budget, or None.
+
+        Where the fastest is too much, activations are smoothed first, those that suffer most, and when that is not
+        enough units give up speed. How many is found by bisection.
         """
-        quality, over = self.trial.quality(self.candidate(units))
-        if not over:
-            return list(units), quality, ""
-        errors, remedies = self.errors(units)
-        remedies.sort(key=lambda each: (-max(errors[index] for index in each[0]), each[0]))
+        start = self._ranged(Plan.of(fastest(self._frontiers(forms, None)), ranges=self.ranges), label)
+        judged = self._judge(start, label)
+        slow = self._slow_reasons(start)
+        if not judged.reason or not self.islands:
+            return Candidate(label, start, judged, slow)
+        self._over = judged.reason
+        known = self._sensitivity(forms, start)
+        smoothing = [group for group, _ in known.remedies if all(self._form_of(start, i) == "dynamic" for i in group)]
 
-        def smoothed(count: int) -> list[Unit]:
-            self.smooth = {index: divisors for group, divisors in remedies[:count] for index in group}
-            return list(units)
+        def smoothed(count: int) -> Plan:
+            return replace(start, smooth=frozenset(i for group in smoothing[:count] for i in group))
 
-        count, best = self._fewest(len(remedies), smoothed)
+        count, best = self._fewest(len(smoothing), smoothed, f"{label}, smoothed")
         if best is not None:
-            return smoothed(count), best, over
-        smoothed(len(remedies))
-        worst = sorted(units, key=lambda unit: (-max(errors[index] for index in unit), unit))
+            return Candidate(label, smoothed(count), best, slow)
+        base = smoothed(len(smoothing))
+        frontiers = self._frontiers(forms, known, smooth=bool(base.smooth))
+        down = steps(frontiers)
+        top = Plan.of(fastest(frontiers), base.smooth, base.ranges)
 
-        def without(count: int) -> list[Unit]:
-            kept = set(worst[count:])
-            return [unit for unit in units if unit in kept]
+        def after(count: int) -> Plan:
+            return Plan.of({**top.by_unit, **{step.unit: step.form for step in down[:count]}}, top.smooth, top.ranges)
 
-        count, best = self._fewest(len(worst) - 1, without)
+        most = next((count for count in range(len(down), 0, -1) if self._products(after(count))), 0)
+        if most == 0:
+            self._give_up(start, known, judged.reason)
+            return None
+        count, best = self._fewest(most, after, label)
         if best is None:
-            count = len(worst)
-        for unit in worst[:count]:
-            error = max(errors[index] for index in unit)
-            self.drop(unit, f"too sensitive: relative error {error:.4f} of its own; with all layers the {over}")
-        return without(count), best, over
+            self._give_up(start, known, judged.reason)
+            return None
+        plan, best = self._retry(after(count), best, down[:count], top, label)
+        lost = {unit for unit, form in start.forms if plan.by_unit.get(unit) != form}
+        reasons = {unit: self._too_sensitive(unit, start, plan, known, judged.reason) for unit in lost}
+        return Candidate(label, plan, best, {**slow, **reasons})
 
-    def _fewest(self, most: int, choose: Callable[[int], list[Unit]]) -> tuple[int, Quality | None]:
-        """The smallest count in 1..most whose choice is inside the budget, and its quality; None when none is."""
-        quality, reason = self.trial.quality(self.candidate(choose(most))) if most else (None, "")
-        if reason or quality is None:
+    def _form_of(self, plan: Plan, layer: int) -> Form | None:
+        unit = self.bench.parts.unit_of.get(layer)
+        return None if unit is None else plan.by_unit.get(unit.index)
+
+    def _slow_reasons(self, plan: Plan) -> dict[int, str]:
+        taken = plan.by_unit
+        return {
+            unit.index: f"float is faster alone: {ratio:.2f}"
+            for unit in self.units
+            if unit.index not in taken
+            and (ratio := max((r for f in unit.forms if (r := self.gains.ratio(unit, f)) is not None), default=None))
+            is not None
+        }
+
+    def _give_up(self, start: Plan, known: Sensitivity, over: str) -> None:
+        for unit, _ in start.forms:
+            self.reasons[unit] = self._too_sensitive(unit, start, Plan(), known, over)
+
+    def _too_sensitive(self, unit: int, start: Plan, plan: Plan, known: Sensitivity, over: str) -> str:
+        form = start.by_unit[unit]
+        error = known.error(unit, form)
+        instead = plan.by_unit.get(unit)
+        taken = f"{instead} instead of {form}: " if instead is not None else ""
+        return f"{taken}too sensitive: relative error {error:.4f} of its own; with all layers the {over}"
+
+    def _ranged(self, plan: Plan, label: str) -> Plan:
+        """A plan with static parts, with the ranges that give the best quality."""
+        methods = list(self.bench.parts.ranges)
+        if not plan.ranges or len(methods) < 2:
+            return plan
+        plans = [replace(plan, ranges=method) for method in methods]
+        return min(plans, key=lambda each: drop_of(self._judge(each, f"{label}, ranges by {each.ranges}")))
+
+    def _sensitivity(self, forms: tuple[Form, ...], plan: Plan) -> Sensitivity:
+        if forms not in self._known:
+            self._known[forms] = measure_errors(self.bench.trial, self.bench.parts, forms, plan.ranges or self.ranges)
+            for group, divisors in self._known[forms].remedies:
+                self.bench.parts.divisors.update(dict.fromkeys(group, divisors))
+        return self._known[forms]
+
+    def _fewest(self, most: int, choose: Callable[[int], Plan], label: str) -> tuple[int, Judgement | None]:
+        """The smallest count in 1..most whose plan is inside the budget, and its quality; None when none is."""
+        judged = self._judge(choose(most), label) if most else None
+        if judged is None or not is_inside(judged):
             return most, None
-        low, high, best = 0, most, quality  # `low` is too few, `high` is enough
+        low, high, best = 0, most, judged  # `low` is too few, `high` is enough
         while high - low > 1:
             middle = (low + high) // 2
-            quality, reason = self.trial.quality(self.candidate(choose(middle)))
-            if reason or quality is None:
-                low = middle
+            self.bench.trial.ctx.progress(f"quantize: quality with {middle} of {most} changes")
+            judged = self._judge(choose(middle), label)
+            if is_inside(judged):
+                high, best = middle, judged
             else:
-                high, best = middle, quality
+                low = middle
         return high, best
 
-    def errors(self, units: Sequence[Unit]) -> tuple[dict[int, float], list[Remedy]]:
-        """The relative error that int8 causes in each layer's own results, and where smoothing lowers it clearly.
+    def _retry(
+        self, plan: Plan, best: Judgement, given_up: Iterable[Step], top: Plan, label: str
+    ) -> tuple[Plan, Judgement]:
+        """Bring back units that were given up, those first that save most time, as long as the budget allows."""
+        lost = dict.fromkeys(step.unit for step in given_up)
+        forms = top.by_unit
+        order = sorted(lost, key=lambda unit: (-self._gain(self.units[unit], forms[unit]), unit))
+        for unit in order[:_RETRIES]:
+            trial = plan.but(unit, forms[unit])
+            judged = self._judge(trial, label)
+            if is_inside(judged):
+                plan, best = trial, judged
+        return plan, best
 
-        Layers whose activation is not known, in subgraphs, count as exact.
-        """
-        alone = {index for unit in units if len(unit) == 1 for index in unit}
-        indices = sorted(index for unit in units for index in unit)
-        error = {index: self.table_error(self.found.layers[index]) for index in indices}
-        groups: dict[ir.Value, list[int]] = {}
-        for index in indices:
-            if not self.found.layers[index].is_gather:
-                groups.setdefault(self.found.layers[index].a, []).append(index)
-        inputs, remedies = list(groups), []
-        for start in range(0, len(inputs), _PROBED_AT_ONCE):
-            part = inputs[start : start + _PROBED_AT_ONCE]
-            for place, a in self.trial.probe(part, self.trial.feeds[0], shapes=False).items():
-                group = groups[part[place]]
-                before = [self.layer_error(index, a, None) for index in group]
-                error.update(zip(group, before, strict=True))
-                divisors = smoothing(a) if a.size and alone.issuperset(group) else None
-                if divisors is not None:
-                    after = max(self.layer_error(index, a / divisors, divisors) for index in group)
-                    if after < _CLEARLY * max(before):
-                        remedies.append((tuple(group), divisors))
-        return error, remedies
+    # --- speed of the whole model
 
-    def layer_error(self, index: int, a: Floats, divisors: Floats | None) -> float:
-        layer = replace(self.found.layers[index], smooth=divisors)
-        rows = a.reshape(-1, a.shape[-1])
-        step = max(1, len(rows) // _PROBED_ROWS)
-        return product_error(rows[::step], layer.matrix(), rounded(layer, self.scheme, self.known))
+    def _fastest(self, found: Sequence[Candidate]) -> Outcome:
+        """The fastest candidate, measured against the model."""
+        self.bench.trial.ctx.progress("quantize: timing the model")
+        found = sorted(found, key=lambda each: -(self.gains.estimate(each.plan.forms) or 0.0))[:_FINALISTS]
+        first = found[0]
+        tables = [unit for unit, form in first.plan.forms if form == "table"]
+        plans = [each.plan for each in found]
+        bare = first.plan.without(tables)
+        if tables:
+            plans.append(bare)
+        speeds = self.bench.time(plans, (1 - ALONE_SHARE) * self.seconds)
+        best = max(range(len(found)), key=lambda at: (speeds[at].verdict == "faster", speeds[at].ratio))
+        chosen, speed = found[best], speeds[best]
+        if tables and self._cost_time(tables, speeds[0], speeds[-1]):
+            reason = f"slower with it: {ratio_text(speeds[0])} against {ratio_text(speeds[-1])}"
+            lost = [unit for unit, form in chosen.plan.forms if form == "table"]
+            plan = chosen.plan.without(lost)
+            judged = self._judge(plan, f"{chosen.label} without tables")
+            if is_inside(judged):
+                chosen = replace(
+                    chosen, plan=plan, judged=judged, reasons={**chosen.reasons, **dict.fromkeys(lost, reason)}
+                )
+                speed = speeds[-1] if plan == bare else speed
+        if speed.verdict != "faster":
+            reasons = {**self.reasons, **chosen.reasons}
+            reason = f"nothing beats float: ratio {ratio_text(speed)}"
+            return Outcome(Plan(), speed=speed, skipped=reason, reasons=reasons)
+        return self._outcome(chosen, speed)
 
-    def table_error(self, layer: Layer) -> float:
-        """The relative error of a table's rows; 0 for a product."""
-        if not layer.is_gather:
-            return 0.0
-        table = layer.matrix()
-        size = float(np.linalg.norm(table))
-        error = rounded(layer, self.scheme, self.known).floats() - table
-        return float(np.linalg.norm(error)) / size if size else 0.0
-
-
-def _product(rows: int, k: int, n: int) -> ir.Model:
-    """A model y = x w + b with x [rows, k] and random weights."""
-    helper, kind, rng = onnx.helper, onnx.TensorProto.FLOAT, np.random.default_rng(0)
-    weights = {"w": rng.standard_normal((k, n), np.float32), "b": rng.standard_normal(n, np.float32)}
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["t"], "product"), helper.make_node("Add", ["t", "b"], ["y"], "add")],
-        "alone",
-        [helper.make_tensor_value_info("x", kind, [rows, k])],
-        [helper.make_tensor_value_info("y", kind, [rows, n])],
-        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-    infer_model(model)
-    return model
+    def _cost_time(self, tables: Sequence[int], with_them: Comparison, without: Comparison) -> bool:
+        """Whether tables in int8 surely slow the model down; they are there for size, so a little is accepted."""
+        if with_them.verdict != "faster" and without.verdict == "faster":
+            return True
+        size = sum(self.units[unit].bytes for unit in tables)
+        total = sum(unit.bytes for unit in self.units)
+        allowed = _SLOWER_BY_WHERE_SMALL if size > _MUCH * total else _SLOWER_BY
+        return with_them.high * allowed < without.low

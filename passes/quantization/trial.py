@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 
 from accelc import ir
+from accelc.budget import Budget, Judgement
 from accelc.context import Context
-from accelc.errors import AccelcError
+from accelc.errors import VerifyError
 from accelc.measure import Comparison, compare
-from accelc.quality import Quality, measure_quality, over_budget
 from accelc.runner import RuntimeFailure, Session
 
 _MOST_BYTES = 1_900_000_000
@@ -66,18 +66,22 @@ class Trial:
         threads = None if optimize else 1
         return self.ctx.runner.load(data, optimize=optimize, threads=threads, folder=self.folder)
 
-    def quality(self, candidate: ir.Model) -> tuple[Quality | None, str]:
-        """How close a candidate's outputs are to the original's, and why that is outside the budget (or empty)."""
+    def quality(self, candidate: ir.Model) -> Judgement:
+        """How good a candidate's outputs are beside the original's, by the user's budget."""
         try:
             session = self.load(candidate, optimize=False)
             try:
                 outputs = [self.ctx.runner.run(session, feed) for feed in self.feeds]
             finally:
                 self.ctx.runner.close(session)
-            quality = measure_quality([sample.outputs for sample in self.samples], outputs)
-        except AccelcError as error:
-            return None, str(error)
-        return quality, over_budget(quality, self.ctx.settings.max_drop)
+            return self.budget.judge(self.samples, outputs)
+        except (RuntimeFailure, VerifyError) as error:
+            return Judgement(str(error))
+
+    @property
+    def budget(self) -> Budget:
+        """What may be lost."""
+        return self.ctx.settings.budget
 
     def compare(self, candidates: Sequence[ir.Model], seconds: float) -> list[Comparison]:
         """Candidates against the model, interleaved, under the runtime's defaults. Raises RuntimeFailure."""

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,12 @@ MODELS = Path(__file__).parents[2] / "models"
 AVX2 = Target.cpu(isa={"avx2", "avx", "fma"}, kernels=kernels.table("CPUExecutionProvider"))
 VNNI = Target.cpu(isa={"avx2", "avx512", "avx512_vnni"}, kernels=kernels.table("CPUExecutionProvider"))
 Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds what another one measured."""
+    monkeypatch.setenv("ACCELC_CACHE", str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -454,9 +460,14 @@ def comparison(ratio: float, verdict: measure.Verdict) -> measure.Comparison:
     return measure.Comparison(ratio, ratio * 0.98, ratio * 1.02, verdict, 1.0, 1 / ratio, 1.0, 1 / ratio, 20, 0.01)
 
 
+def _alone(ratio: float) -> Callable[..., float]:
+    """Let every shape be this much faster in the dynamic form, and slower in any other."""
+    return lambda _gains, form, *_: ratio if form == "dynamic" else 0.5
+
+
 def timed(monkeypatch: pytest.MonkeyPatch, alone: float, *whole: measure.Comparison) -> None:
     """Let every layer alone, and the whole candidates in order, be this much faster."""
-    monkeypatch.setattr("accelc.passes.quantization.search.Search.time_alone", lambda *_: alone)
+    monkeypatch.setattr("accelc.passes.quantization.gains.Gains.time_alone", _alone(alone))
     monkeypatch.setattr(Trial, "compare", lambda self, candidates, seconds: list(whole[: len(candidates)]))
 
 
@@ -533,7 +544,16 @@ def test_fuel_stops_it(runner: Runner) -> None:
 
 
 def test_wrong_options_are_refused() -> None:
-    for options in ({"bits": 4}, {"budget": 0}, {"speed": 1}):
+    for options in (
+        {"bits": 5},
+        {"bits": 4, "scheme": "dynamic"},
+        {"bits": 7, "scheme": "weights"},
+        {"block_size": 24},
+        {"scheme": "int8"},
+        {"ranges": "guess"},
+        {"budget": 0},
+        {"speed": 1},
+    ):
         with pytest.raises(UsageError):
             make_pass(Quantize, options)
 

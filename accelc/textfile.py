@@ -1,0 +1,28 @@
+"""Text files that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from accelc.errors import UsageError
+
+
+def write_text(path: Path, text: str, what: str) -> None:
+    """Write under a temporary name first, so that a reader never sees half of it. what: as in "the report".
+
+    Raises UsageError.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UsageError(f"{what} cannot be written", where=str(path), why=error.strerror or str(error)) from error
+
+
+def check_writable(path: Path, what: str) -> None:
+    """Raise UsageError when a file of this name surely cannot be written."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{what} cannot be written", where=str(path), hint="name a file in a folder that exists")

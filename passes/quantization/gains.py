@@ -1,0 +1,195 @@
+"""How much time each unit saves in each form: products timed alone by shape; the decision service keeps the answers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+import onnx
+
+from accelc import ir
+from accelc.calibration import Observe
+from accelc.context import Context
+from accelc.infer import infer_model
+
+from .emit import quantize_layers
+from .layers import find_layers
+from .plan import BLOCK_FORMS, Form, Parts, Unit, lift
+from .static import find_static, quantize_static
+from .trial import Trial
+from .weights import quantize_weights
+
+RULE = "quantize"
+"""Under this name the decisions for single shapes are kept."""
+FEW_ROWS = 16
+"""With more rows than this, weights that are made float before they are multiplied do not pay."""
+_ALONE_S = 0.3
+"""Seconds for timing one shape alone."""
+_ALONE_ERROR = 0.2
+_LARGE = 1 << 24
+"""Elements of a weight above which int8 is taken to pay without being timed alone."""
+_FLOPS, _BYTES = 1.5e11, 2.5e10
+"""Of a usual processor in a second; they only weigh layers against each other."""
+_GUESSED: Mapping[Form, float] = {"dynamic": 1.5, "static": 1.8, "weight8": 1.2, "weight4": 1.1}
+_GUESSED_ONE_ROW: Mapping[Form, float] = {"dynamic": 2.0, "static": 2.0, "weight8": 2.5, "weight4": 3.3}
+_REACH = 4.0
+"""Where the range of what is normally distributed ends, in standard deviations."""
+_OF_A_TABLE = 1e-12
+"""Seconds that a byte of a table counts as, so that tables are given up when they are what costs quality."""
+
+Shape = tuple[int, int, int]
+
+
+@dataclass
+class Gains:
+    """What is known of speed. rows: of the activation of each layer, the most over the inputs that are timed."""
+
+    trial: Trial
+    parts: Parts
+    rows: dict[int, int] = field(default_factory=dict)
+    _asked: list[tuple[Form, Shape, int]] = field(default_factory=list)
+    _ratios: dict[tuple[Form, Shape], float | None] = field(default_factory=dict)
+
+    def asked_again(self, ctx: Context) -> None:
+        """Let another attempt of the compile have asked for the same decisions."""
+        for form, shape, layers in self._asked:
+            self.time_alone(form, shape, 0.0, layers, ctx)
+
+    def find_rows(self) -> None:
+        """Learn how many rows each product has."""
+        layers = self.parts.found.layers
+        for feed in self.trial.timed:
+            shapes = self.trial.probe([layer.a for layer in layers], feed, shapes=True)
+            for index, shape in shapes.items():
+                if not layers[index].is_gather:
+                    self.rows[index] = max(self.rows.get(index, 0), prod(int(dim) for dim in shape[:-1]))
+
+    def time_shapes(self, forms: Sequence[Form], seconds: float) -> None:
+        """Time every shape in these forms, the heaviest first while time is left."""
+        counts: Counter[tuple[Form, Shape]] = Counter()
+        for unit in self.parts.units:
+            for form in forms:
+                if form in unit.forms and not unit.is_table:
+                    counts.update((form, shape) for shape in self.shapes(unit) if self.is_timed(form, shape))
+        end = time.monotonic() + seconds
+        for number, key in enumerate(sorted(counts, key=lambda each: (-counts[each] * prod(each[1]), each))):
+            self.trial.ctx.progress(f"quantize: timing shape {number + 1} of {len(counts)}")
+            left = _ALONE_S if time.monotonic() < end else 0.0
+            self._ratios[key] = self.time_alone(*key, left, counts[key])
+            self._asked.append((*key, counts[key]))
+
+    def shapes(self, unit: Unit) -> list[Shape]:
+        """(rows, K, N) of a unit's products whose rows are known."""
+        layers = self.parts.found.layers
+        return [
+            (self.rows[i], layers[i].k, layers[i].n)
+            for i in unit.layers
+            if not layers[i].is_gather and self.rows.get(i)
+        ]
+
+    @staticmethod
+    def is_timed(form: Form, shape: Shape) -> bool:
+        rows, k, n = shape
+        return k * n <= _LARGE and (form not in BLOCK_FORMS or rows <= FEW_ROWS)
+
+    def ratio(self, unit: Unit, form: Form) -> float | None:
+        """The lowest ratio of a unit's products timed alone; None where nothing was timed."""
+        known = [self._ratios.get((form, shape)) for shape in self.shapes(unit)]
+        return min((each for each in known if each is not None), default=None)
+
+    def seconds(self, unit: Unit) -> float:
+        """About what a unit takes in float."""
+        shapes = self.shapes(unit)
+        costs = [max(2 * prod(shape) / _FLOPS, 4 * shape[1] * shape[2] / _BYTES) for shape in shapes]
+        nodes = self.parts.static.nodes
+        return sum(costs) or sum(2 * nodes[i].cost for i in unit.products) / _FLOPS
+
+    def gain(self, unit: Unit, form: Form) -> float:
+        """Seconds that a form saves; negative where it was measured to cost some."""
+        if form == "table":
+            return unit.bytes * _OF_A_TABLE
+        ratio = self.ratio(unit, form)
+        if ratio is None:
+            shapes = self.shapes(unit)
+            if form in BLOCK_FORMS and any(rows > FEW_ROWS for rows, _, _ in shapes):
+                return -1.0
+            ratio = (_GUESSED_ONE_ROW if shapes and all(rows == 1 for rows, _, _ in shapes) else _GUESSED)[form]
+        return max(self.seconds(unit), 1e-9) * (1 - 1 / ratio)
+
+    def estimate(self, forms: Iterable[tuple[int, Form]]) -> float | None:
+        """The ratio that a plan would reach if its units were the whole model; None where no cost is known."""
+        total = sum(self.seconds(unit) for unit in self.parts.units if not unit.is_table)
+        units = self.parts.units
+        saved = sum(self.gain(units[unit], form) for unit, form in forms if form != "table")
+        return total / (total - saved) if total > saved and total > 0 else None
+
+    def time_alone(
+        self, form: Form, shape: Shape, seconds: float = _ALONE_S, layers: int = 1, ctx: Context | None = None
+    ) -> float | None:
+        """The time of a float product [rows, K] x [K, N] over that of a form of it; None where nothing was timed.
+
+        seconds: for the timing; with 0 only what is known counts. layers: how many are of this shape. ctx: who
+        asks, if not the attempt that measures.
+        """
+        rows, k, n = shape
+        name = "int8" if form == "dynamic" else form
+
+        def build() -> dict[str, ir.Model]:
+            models = {each: _product(rows, k, n) for each in ("float", name)}
+            self.change(models[name], form, k)
+            return models
+
+        operators = ", ai.onnx only" if self.parts.portable else ""
+        decision = (ctx or self.trial.ctx).decision(
+            RULE,
+            f"[{rows}, {k}] x [{k}, {n}], {self.parts.schemes.text(form)}{operators}",
+            name,
+            build,
+            places=layers,
+            tolerance=_ALONE_ERROR,  # far more than rounding; the quality is judged on the whole model
+            certain=False,
+            seconds=seconds,
+        )
+        return decision.ratio
+
+    def change(self, model: ir.Model, form: Form, k: int) -> None:
+        """Give the only product of a small model, a sum over k, a form."""
+        schemes = self.parts.schemes
+        if form == "static":
+            wide = _REACH * k**0.5
+            found = find_static(model, portable=self.parts.portable, target=self.parts.target)
+            reach = {"x": _REACH}
+            ranges = {name: (-high, high) for name in found.wanted(Observe()) for high in [reach.get(name, wide)]}
+            chosen = found.with_glue(range(len(found.nodes)))
+            quantize_static(model, found, chosen, ranges, schemes.static, _always, self.parts.target)
+            return
+        layers = find_layers(model, embeddings=False, portable=self.parts.portable).layers
+        if form == "dynamic":
+            quantize_layers(model, layers, schemes.dynamic, _always)
+        else:
+            lift(model, schemes.blocks(form))
+            quantize_weights(model, layers, schemes.blocks(form), _always)
+
+
+def _always(_rule: str, _node: str) -> bool:
+    return True
+
+
+def _product(rows: int, k: int, n: int) -> ir.Model:
+    """A model y = x w + b with x [rows, k] and random weights."""
+    helper, kind, rng = onnx.helper, onnx.TensorProto.FLOAT, np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((k, n), np.float32), "b": rng.standard_normal(n, np.float32)}
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["t"], "product"), helper.make_node("Add", ["t", "b"], ["y"], "add")],
+        "alone",
+        [helper.make_tensor_value_info("x", kind, [rows, k])],
+        [helper.make_tensor_value_info("y", kind, [rows, n])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    infer_model(model)
+    return model

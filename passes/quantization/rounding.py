@@ -1,0 +1,91 @@
+"""Rounding weights up or down so that what a layer computes changes least."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .numbers import Floats
+from .snap import Grid
+
+_ROWS_AT_ONCE = 64
+
+
+def output_error(columns: Floats, gram: Floats) -> Floats:
+    """The mean square of what each output channel computes, [N], from weights [K, N] and gram, [group, K, K].
+
+    gram: the mean of xᵀ x over rows x that are multiplied by the weights. Linear, so of differences it is the error.
+    """
+    split = _split(columns, len(gram))
+    squares: Floats = (split * np.matmul(gram, split)).sum(axis=1).reshape(-1)
+    return np.maximum(squares, 0)
+
+
+def round_for_output(columns: Floats, gram: Floats, grid: Grid, sweeps: int) -> Floats:
+    """Weights [K, N] on the grid with the least output error that going through them one by one finds.
+
+    Each weight becomes the integer below or above it. Steps for the whole range and for a part of it, and two starting
+    points are tried; what is worse than rounding to nearest over the whole range is not taken. gram: as above. sweeps:
+    how often each weight is looked at, at most. After Nagel et al. 2020, where a relaxation is optimized instead.
+    """
+    best = grid.plain(columns)
+    least = output_error(best - columns, gram)
+    plain, clipped = grid.steps(grid.largest(columns)), grid.best_steps(columns, importance(gram, columns.shape[1]))
+    for steps in (plain,) if np.array_equal(plain, clipped) else (plain, clipped):
+        for start in (grid.nearest(columns, steps), columns):
+            found = _descend(columns, gram, grid.full(steps, len(columns)), start, grid.top, sweeps)
+            errors = output_error(found - columns, gram)
+            better = errors < least if grid.per_channel else np.full(errors.shape, errors.sum() < least.sum())
+            best, least = np.where(better, found, best), np.where(better, errors, least)
+    return best
+
+
+def importance(gram: Floats, count: int) -> Floats:
+    """The mean squares of what weights [K, N] are multiplied by, [K, N]."""
+    squares = np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0).T
+    return squares.repeat(count // len(gram), axis=1)
+
+
+def _split(columns: Floats, groups: int) -> Floats:
+    """[K, N] as [group, K, N / group]."""
+    return columns.reshape(len(columns), groups, -1).transpose(1, 0, 2)
+
+
+def _descend(columns: Floats, gram: Floats, steps: Floats, start: Floats, top: int, sweeps: int) -> Floats:
+    """Coordinate descent from `start` until nothing changes. A start off the grid is on it after the first sweep."""
+    low = np.floor(columns / steps).clip(-top, top)
+    below = _split(low * steps - columns, len(gram))
+    above = _split((low + 1).clip(-top, top) * steps - columns, len(gram))
+    difference = _split(start - columns, len(gram)).copy()
+    slope = np.matmul(gram, difference)
+    for _ in range(sweeps):
+        changed = False
+        for first in range(0, len(columns), _ROWS_AT_ONCE):
+            rows = slice(first, first + _ROWS_AT_ONCE)
+            moved = _descend_rows(
+                difference[:, rows], slope[:, rows], gram[:, rows, rows], below[:, rows], above[:, rows]
+            )
+            if moved is not None:
+                changed = True
+                difference[:, rows] += moved
+                slope += np.matmul(gram[:, :, rows], moved)
+        if not changed:
+            break
+    found: Floats = difference.transpose(1, 0, 2).reshape(columns.shape) + columns
+    snapped: Floats = np.rint(found / steps) * steps
+    return snapped
+
+
+def _descend_rows(difference: Floats, slope: Floats, gram: Floats, below: Floats, above: Floats) -> Floats | None:
+    """How some rows of differences change when each in turn takes the better of its two values; None: not at all."""
+    slope, moved, changed = slope.copy(), np.zeros_like(difference), False
+    for row in range(difference.shape[1]):
+        down, up = below[:, row] - difference[:, row], above[:, row] - difference[:, row]
+        curvature = gram[:, row, row, None]
+        worse_up = up * (2 * slope[:, row] + curvature * up)
+        worse_down = down * (2 * slope[:, row] + curvature * down)
+        move = np.where(worse_up < worse_down, up, down)
+        if move.any():
+            changed = True
+            moved[:, row] = move
+            slope += gram[:, :, row, None] * move[:, None, :]
+    return moved if changed else None

@@ -1,0 +1,159 @@
+"""The integers of static quantization: schemes, scales and zero points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelc import ir
+from accelc.target import Target
+
+from .grid import on_grid
+
+Floats = NDArray[np.float32]
+Activation = Literal["u8", "s8", "u16", "s16"]
+
+_TINY = float(np.finfo(np.float32).tiny)
+_MOST_BIAS = 2.0**30
+"""Magnitude of an integer bias, so that the sum of products on top of it stays within 32 bits."""
+_LEAST_BIAS_STEPS = 2.0**20
+"""Into how many steps the bias of a channel without weights is divided."""
+_TYPES: dict[Activation, tuple[Any, ir.DataType]] = {
+    "u8": (np.uint8, ir.DataType.UINT8),
+    "s8": (np.int8, ir.DataType.INT8),
+    "u16": (np.uint16, ir.DataType.UINT16),
+    "s16": (np.int16, ir.DataType.INT16),
+}
+
+
+@dataclass(frozen=True)
+class StaticScheme:
+    """How activations and weights become integers.
+
+    activation: unsigned or signed, 8 or 16 bits; asymmetric per tensor. bits: of weights, 8, or 7 where products of
+    u8 x s8 saturate in pairs. per_channel: a scale for each output channel. qoperator: integer operators are written
+    where the runtime does not form them itself. vendor: com.microsoft operators may be used.
+    """
+
+    activation: Activation = "u8"
+    bits: int = 8
+    per_channel: bool = True
+    qoperator: bool = True
+    vendor: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        *,
+        bits: int | None = None,
+        activation: Activation = "u8",
+        per_channel: bool = True,
+        vendor: bool = True,
+    ) -> StaticScheme:
+        """The form that is exact and fast on a target; bits: what the user insists on."""
+        return cls(activation, bits or (8 if target.int8_dot_exact else 7), per_channel, vendor, vendor)
+
+    @property
+    def top(self) -> int:
+        """The largest magnitude of a quantized weight."""
+        return 127 if self.bits == 8 else 63
+
+    @property
+    def wide(self) -> bool:
+        """Whether activations have more than 8 bits, for which no operator computes in integers."""
+        return self.activation in ("u16", "s16")
+
+    @property
+    def numpy(self) -> Any:
+        """The type of activations in numpy."""
+        return _TYPES[self.activation][0]
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """The type of activations in a graph."""
+        return _TYPES[self.activation][1]
+
+    @property
+    def least_opset(self) -> int:
+        """The opset in which scales per channel and the types are standard."""
+        return 21 if self.wide else 13
+
+    def __str__(self) -> str:
+        return f"static {self.activation} x s8, {self.bits} bits, per {'channel' if self.per_channel else 'tensor'}"
+
+
+@dataclass(frozen=True)
+class Params:
+    """value = scale * (integer - zero)."""
+
+    scale: np.float32
+    zero: int
+
+    def quantize(self, array: Any, kind: Any) -> NDArray[Any]:
+        """QuantizeLinear."""
+        info = np.iinfo(kind)
+        rounded = np.rint(np.asarray(array, np.float32) / self.scale) + self.zero
+        return rounded.clip(info.min, info.max).astype(kind)
+
+
+def params_of(low: float, high: float, scheme: StaticScheme) -> Params:
+    """Scale and zero point whose integers cover [low, high] and zero. Raises ValueError when a bound is not finite."""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"the range {low:g} to {high:g} is not finite")
+    low, high = min(low, high, 0.0), max(low, high, 0.0)
+    info = np.iinfo(scheme.numpy)
+    scale = np.float32((high - low) / (float(info.max) - float(info.min)))
+    if not scale > _TINY:
+        return Params(np.float32(1), 0)
+    return Params(scale, int(np.rint(info.min - low / float(scale)).clip(info.min, info.max)))
+
+
+@dataclass(frozen=True)
+class StaticWeight:
+    """A weight with its output channels first, [N, ...], as values * scales, and its bias as integers.
+
+    scales: [N], or [] for the whole tensor. bias: steps of x_scale * scales, [N].
+    """
+
+    values: NDArray[np.int8]
+    scales: Floats
+    bias: NDArray[np.int32] | None
+
+    def floats(self) -> Floats:
+        """The weight that the integers stand for."""
+        return self.values * _beside(self.scales, self.values.ndim)
+
+
+def quantize_weight(weight: Floats, bias: Floats | None, x_scale: np.float32, scheme: StaticScheme) -> StaticWeight:
+    """Symmetric rounding of a finite weight [N, ...]. A channel that lies on a grid of integers keeps them.
+
+    The scales are large enough for the integers of the bias to fit. bias: [N] or None.
+    """
+    rows = weight.reshape(len(weight), -1)
+    largest = np.abs(rows).max(axis=1).astype(np.float64)
+    exact = on_grid(np.ascontiguousarray(rows.T), scheme.top) if scheme.per_channel else None
+    if exact is not None:
+        scales = np.where(np.isnan(exact) | (largest == 0), largest / scheme.top, exact)
+    else:
+        scales = np.full(len(rows), largest.max() / scheme.top)
+    if bias is not None:
+        size = np.abs(bias).astype(np.float64)
+        scales = np.where(scales < _TINY, size / (float(x_scale) * _LEAST_BIAS_STEPS), scales)
+        scales = np.maximum(scales, size / (float(x_scale) * _MOST_BIAS))
+    if not scheme.per_channel:
+        scales = np.full(len(rows), scales.max())
+    steps = np.where(scales < _TINY, 1.0, scales).astype(np.float32)
+    values = np.rint(rows / steps[:, None]).clip(-scheme.top, scheme.top).astype(np.int8)
+    integers = None
+    if bias is not None:
+        limit = 2.0**31 - 1
+        integers = np.rint(bias.astype(np.float64) / (float(x_scale) * steps)).clip(-limit, limit).astype(np.int32)
+    return StaticWeight(values.reshape(weight.shape), steps if scheme.per_channel else steps[:1].reshape(()), integers)
+
+
+def _beside(scales: Floats, rank: int) -> Floats:
+    return scales.reshape(-1, *[1] * (rank - 1)) if scales.ndim else scales

@@ -1,0 +1,82 @@
+"""Which tensors share a scale, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from accelc import ir
+
+from .static_nodes import StaticNode
+from .static_numbers import Params, StaticScheme, params_of
+
+Ranges = Mapping[str, tuple[float, float]]
+
+_LEAST_SHARE = 0.5
+"""Of a common range: what each part of a Concat must fill, or its integers would lose more than one bit."""
+
+
+class Scales:
+    """Scales of the activations around nodes that compute in integers.
+
+    What movers move keeps its scale. The parts of a Concat get a common one where that costs little.
+    """
+
+    def __init__(self, nodes: Sequence[StaticNode], ranges: Ranges, scheme: StaticScheme) -> None:
+        self.ranges, self.scheme = ranges, scheme
+        self._maker = {value: each for each in nodes for value in each.outs}
+        self._parent: dict[ir.Value, ir.Value] = {}
+        self._range: dict[ir.Value, tuple[float, float]] = {}
+        self.joined: set[StaticNode] = set()
+        for each in nodes:
+            if each.role == "mover":
+                for value in each.outs:
+                    self._parent[value] = self._root(each.reads[0])
+        for each in nodes:
+            if each.node.op_type == "Concat":
+                self._join(each)
+
+    def params(self, value: ir.Value) -> Params:
+        """Scale and zero point of a tensor. Raises ValueError when its range is not known or not finite."""
+        return params_of(*self.range(value), self.scheme)
+
+    def range(self, value: ir.Value) -> tuple[float, float]:
+        """What the integers of a tensor must cover. Raises ValueError when it is not known."""
+        root = self._root(value)
+        return self._range[root] if root in self._range else self._seen(root)
+
+    def _seen(self, value: ir.Value) -> tuple[float, float]:
+        found = self.ranges.get(str(value.name))
+        if found is None:
+            raise ValueError(f"no range is known for {value.name}")
+        maker = self._maker.get(value)
+        if maker is None or maker.out is not value:
+            return min(found[0], 0.0), max(found[1], 0.0)
+        return max(min(found[0], 0.0), maker.low), min(max(found[1], 0.0), maker.high)
+
+    def _root(self, value: ir.Value) -> ir.Value:
+        while value in self._parent:
+            value = self._parent[value]
+        return value
+
+    def _join(self, each: StaticNode) -> None:
+        roots = dict.fromkeys(self._root(value) for value in each.reads)
+        try:
+            parts = [self.range(root) for root in roots]
+        except ValueError:
+            return
+        low, high = min(part[0] for part in parts), max(part[1] for part in parts)
+        narrow = any(part[1] - part[0] < _LEAST_SHARE * (high - low) for part in parts)
+        if narrow or any(map(ir.is_constant, each.node.inputs)) or not self._within_clamps(roots, low, high):
+            return
+        out = self._root(each.out)
+        first, *others = roots
+        for value in (*others, out):
+            if value is not first:
+                self._parent[value] = first
+        self._range[first] = (low, high)
+        self.joined.add(each)
+
+    def _within_clamps(self, roots: Iterable[ir.Value], low: float, high: float) -> bool:
+        """Whether a range does the work of every clamp that it stands for."""
+        makers = [self._maker.get(root) for root in roots]
+        return all(each is None or each.clamp is None or (each.low <= low and high <= each.high) for each in makers)
