@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from accelc.pattern import Scalar as Scalar
     from accelc.pattern import Var as Var
     from accelc.pipeline import Pipeline as Pipeline
+    from accelc.quantize_api import quantize as quantize
     from accelc.report import Report as Report
     from accelc.rules import Law as Law
     from accelc.rules import Match as Match
@@ -55,6 +56,7 @@ _HOMES = {
     "pass_base": "Pass PassResult RulePass",
     "pattern": "Const Maybe Ops Scalar Var",
     "pipeline": "Pipeline",
+    "quantize_api": "quantize",
     "report": "Report",
     "rules": "Law Match Rule rule rules_of",
     "target": "Target",

@@ -40,7 +40,7 @@ from accelc.runner import CPU, Runner
 from accelc.size import Size, size_of
 from accelc.streamed import STREAMING_THRESHOLD
 from accelc.target import Target
-from accelc.verify import Judge, Reference, Verdict
+from accelc.verify import OVER_BUDGET, Judge, Reference, Verdict
 
 if TYPE_CHECKING:
     from accelc.calibration import Calibration
@@ -211,7 +211,7 @@ class Compilation:
                 self.discard(attempt)
                 continue
             verdict = self.judge(attempt)
-            if verdict.passed:
+            if verdict.passed or self._is_asked_for(attempt, verdict):
                 return (self._with_foreign(attempt), verdict) if self._foreign else (attempt, verdict)
             self._drop_guilty(attempt, verdict)
             self.discard(attempt)
@@ -220,6 +220,24 @@ class Compilation:
         attempt = self.attempt(limit=0)
         attempt.notes.append(f"the original is kept: no result passed in {MAX_ATTEMPTS} attempts")
         return attempt, self.judge(attempt)
+
+    def insisted(self, attempt: Attempt) -> frozenset[str]:
+        """The passes that changed something and trade quality for speed, where the user insists on what they make."""
+        if not any(each.insists for each in self.pipeline):
+            return frozenset()
+        changed = {record.pass_name for record in attempt.patches}
+        return frozenset(each.name for each in self.pipeline if each.lossy and each.name in changed)
+
+    def _is_asked_for(self, attempt: Attempt, verdict: Verdict) -> bool:
+        """Whether a result is outside the budget, and only by passes that the user insists on."""
+        asked = self.insisted(attempt)
+        if verdict.status != OVER_BUDGET or not asked:
+            return False
+        rest = self.attempt(off=asked)
+        try:
+            return self.judge(rest).passed
+        finally:
+            self.discard(rest)
 
     # --- operators that only the target has
 

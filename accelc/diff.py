@@ -10,6 +10,7 @@ from pathlib import Path
 
 from accelc import ir
 from accelc.budget import Budget
+from accelc.data.preprocessing import Preprocessing
 from accelc.data.specs import output_signature, signature
 from accelc.inspection import PortInfo, port_info
 from accelc.runner import Runner
@@ -57,12 +58,14 @@ def diff_models(
     b: str | os.PathLike[str],
     *,
     inputs: Path | None = None,
+    preprocess: str | None = None,
     exact: bool = False,
     max_drop: float | None = None,
     seed: int = 0,
 ) -> Difference:
-    """Compare two model files. inputs: data to run them on instead of generated inputs. exact: outputs must have the
-    same bits. max_drop: the share of quality that B may lose; None for equality to rounding.
+    """Compare two model files. inputs: data to run them on instead of generated inputs. preprocess: how images become
+    inputs. exact: outputs must have the same bits. max_drop: the share of quality that B may lose; None for equality to
+    rounding.
 
     Raises: UsageError when a file is missing; ModelError when a model is broken or the runtime refuses it.
     """
@@ -73,7 +76,8 @@ def diff_models(
     if not _names_differ(first, second):
         with Runner() as runner:
             budget = Budget() if max_drop is None else Budget(max_drop)
-            verifier = Verifier(first, runner, inputs, seed, budget=budget)
+            steps = None if preprocess is None else Preprocessing.parse(preprocess)
+            verifier = Verifier(first, runner, inputs, seed, preprocessing=steps, budget=budget)
             numbers = verifier.judge(Path(b), Judge(exact=exact, lossy=max_drop is not None))
     weights = _weights(first), _weights(second)
     shared = weights[0].keys() & weights[1].keys()

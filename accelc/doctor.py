@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from accelc.errors import AccelcError
+from accelc.int8 import profile_of
 from accelc.plugins import GROUPS, entries
 from accelc.runner import Runner
 from accelc.target import Target, usable_processors
@@ -34,7 +35,8 @@ class Provider:
 class Diagnosis:
     """versions: by package. machine: facts by name. int8_exact: whether products of u8 and s8 are exact in 8 bits.
 
-    plugins: (kind, name, who brings it) of what is not built in. problems: what a user should know, one sentence each.
+    int8_speed: what int8 can win on this processor, a sentence each. plugins: (kind, name, who brings it) of what is not
+    built in. problems: what a user should know, one sentence each.
     """
 
     versions: Mapping[str, str]
@@ -44,6 +46,7 @@ class Diagnosis:
     providers: tuple[Provider, ...]
     plugins: tuple[tuple[str, str, str], ...]
     problems: tuple[str, ...]
+    int8_speed: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -54,6 +57,7 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Look at everything; each provider runs a small model in a child process."""
     target = Target.cpu()
+    first, *speed = profile_of(target.isa).lines()
     installed = runtimes()
     with Runner() as runner:
         providers = [_provider(name, runner) for name in entries("backend")]
@@ -70,9 +74,8 @@ def diagnose() -> Diagnosis:
             "usable processors": str(usable_processors()),
         },
         int8_exact=target.int8_dot_exact,
-        int8="u8 x s8 products are exact in 8 bits"
-        if target.int8_dot_exact
-        else "u8 x s8 products saturate: weights are kept to 7 bits",
+        int8=first,
+        int8_speed=tuple(speed),
         providers=tuple(providers),
         plugins=tuple(_plugins()),
         problems=tuple(_problems(installed)),

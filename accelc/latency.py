@@ -44,6 +44,9 @@ def gate(compilation: Compilation, attempt: Attempt, verdict: Verdict, seconds: 
         found = _compare(timing, [attempt], seconds)[0]
         if isinstance(found, Comparison) and never_slower(found):
             return Outcome(attempt, verdict, found, found.note)
+        if isinstance(found, Comparison) and (asked := compilation.insisted(attempt)):
+            note = f"slower than the original, and kept because {', '.join(sorted(asked))} was asked for"
+            return Outcome(attempt, verdict, found, "; ".join(filter(None, (note, found.note))))
         return _without(compilation, timing, attempt, _reason(found))
 
 

@@ -242,14 +242,20 @@ def _cosine(metric: Metric, before: list[Array], after: list[Array], labels: Arr
         rows = len(one) if one.ndim >= 2 else 1
         a, b = (_numbers(metric, each).reshape(rows, -1) for each in (one, two))
         kept = np.isfinite(a)
-        b = np.where(kept, b, 0.0)
-        a = np.where(kept, a, 0.0)
-        sizes = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-        product = sizes[0] * sizes[1]
-        same = np.where(sizes[0] == sizes[1], 1.0, 0.0)  # where one of them is zero everywhere
-        found.append(np.where(product == 0, same, (a * b).sum(axis=1) / np.where(product == 0, 1.0, product)))
+        broken = np.asarray((kept & ~np.isfinite(b)).any(axis=1))
+        a, b = _unit(np.where(kept, a, 0.0)), _unit(np.where(kept & ~broken[:, None], b, 0.0))
+        equal = ~a.any(axis=1) & ~b.any(axis=1) & ~broken
+        found.append(np.where(broken, -1.0, np.where(equal, 1.0, (a * b).sum(axis=1))))
     mean = float(np.mean(np.concatenate(found)))
     return _Figures(1.0, mean, share=1 - mean)
+
+
+def _unit(rows: Array) -> Array:
+    """Rows of length one; those of zeros stay."""
+    tops = np.abs(rows).max(axis=1, initial=0.0, keepdims=True)
+    rows = rows / np.where(tops == 0, 1.0, tops)  # keeps the squares finite
+    sizes = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(sizes == 0, 1.0, sizes))
 
 
 def _mse(metric: Metric, before: list[Array], after: list[Array], labels: Array | None) -> _Figures:

@@ -56,6 +56,13 @@ class Pass:
     lossy: ClassVar[bool] = False
     preserves: ClassVar[tuple[Callable[[ir.Model], Any], ...]] = ()
 
+    @property
+    def insists(self) -> bool:
+        """Whether options ask for a form whatever it costs: a result that is slower or outside the budget is kept then,
+        and the report says so.
+        """
+        return False
+
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         """Change the model in place and say what was done.
 

@@ -92,7 +92,7 @@ def reproduce(folder: Path, progress: Callable[[str], None] | None = None) -> Ou
     before = facts["error"]["text"]
     for plugin in facts["plugins"]:
         load_plugin(_inside(folder, plugin))
-    data = {name: _data(folder, facts.get(name, "")) for name in _DATA}
+    data: dict[str, Any] = {name: _data(folder, facts.get(name, "")) for name in _DATA}
     metric = facts.get("metric")
     if metric is not None and is_function(str(folder / metric)):
         metric = str(_data(folder, metric))

@@ -137,19 +137,23 @@ class Runner:
         config: Mapping[str, str] | None = None,
         external: Mapping[str, Value] | None = None,
         folder: Path | None = None,
+        optimized: Path | None = None,
         timeout: float | None = None,
     ) -> Session:
         """Load a model from a file, or from bytes.
 
         optimize: the runtime's own graph optimizations, all or none. threads: None leaves the runtime's default.
         config: session configuration entries. external: initializers by name, given as arrays instead of files.
-        folder: where the external data of a model given as bytes lies. timeout: seconds.
+        folder: where the external data of a model given as bytes lies. optimized: where the runtime is to write the
+        graph that it really runs; its large weights go beside it. timeout: seconds.
         A provider other than the CPU's that the runtime does not really use is a failure, never a silent fallback.
         Raises RuntimeFailure.
         """
         entries = {"session.force_spinning_stop": "1", **(config or {})}
         if folder is not None:
             entries["session.model_external_initializers_file_folder_path"] = str(folder.resolve())
+        if optimized is not None:
+            entries["session.optimized_model_external_initializers_file_name"] = f"{optimized.name}.data"
         source = str(model.resolve()) if isinstance(model, Path) else np.frombuffer(model, np.uint8)
         options = {
             "providers": [(name, dict(values)) for name, values in providers],
@@ -157,6 +161,7 @@ class Runner:
             "threads": threads,
             "config": entries,
             "external": _encode(external or {}),
+            "optimized": None if optimized is None else str(optimized.resolve()),
         }
         limit = self._load_timeout if timeout is None else timeout
         key = next(self._keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from accelc.errors import UsageError
 
 _CPUINFO = Path("/proc/cpuinfo")
 # What Linux prints -> our name.
@@ -53,6 +56,31 @@ _MACOS_NAMES = {
 }
 # Numbers of IsProcessorFeaturePresent of Windows -> our name. It does not tell about VNNI.
 _WINDOWS_FEATURES = {37: "sse4_1", 39: "avx", 40: "avx2", 41: "avx512", 19: "neon", 43: "neon_dot"}
+
+_AVX2 = frozenset({"sse4_1", "avx", "avx2", "fma", "f16c"})
+_AVX512 = _AVX2 | {"avx512"}
+_IMPLIED: Mapping[str, frozenset[str]] = {
+    "sse4_1": frozenset({"sse4_1"}),
+    "avx": frozenset({"sse4_1", "avx"}),
+    "avx2": _AVX2,
+    "avx_vnni": _AVX2 | {"avx_vnni"},
+    "avx512": _AVX512,
+    "avx512_vnni": _AVX512 | {"avx512_vnni"},
+    "avx512_bf16": _AVX512 | {"avx512_vnni", "avx512_bf16"},
+    "avx512_fp16": _AVX512 | {"avx512_vnni", "avx512_bf16", "avx512_fp16"},
+    "amx_int8": _AVX512 | {"avx512_vnni", "avx512_bf16", "amx_int8"},
+    "amx_bf16": _AVX512 | {"avx512_vnni", "avx512_bf16", "amx_bf16"},
+    "neon": frozenset({"neon"}),
+    "neon_fp16": frozenset({"neon", "neon_fp16"}),
+    "neon_dot": frozenset({"neon", "neon_fp16", "neon_dot"}),
+    "neon_i8mm": frozenset({"neon", "neon_fp16", "neon_dot", "neon_i8mm"}),
+    "neon_bf16": frozenset({"neon", "neon_fp16", "neon_dot", "neon_bf16"}),
+    "sve": frozenset({"neon", "neon_fp16", "neon_dot", "sve"}),
+}
+"""Instruction set -> what processors that have it also have."""
+_ALIASES = {"vnni": "avx512_vnni", "dot": "neon_dot", "i8mm": "neon_i8mm", "bf16": "neon_bf16"}
+_AMX = _IMPLIED["amx_int8"] | _IMPLIED["amx_bf16"]
+_NATIVE = "native"
 
 _EXACT_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "neon", "neon_dot", "neon_i8mm"})
 _TYPE_ALIASES = {"float32": "float", "float64": "double"}
@@ -189,6 +217,40 @@ def usable_processors() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def isa_of(text: str) -> frozenset[str]:
+    """Instruction sets from the names of users, such as `avx512_vnni`, `avx2+avx_vnni`, `amx`, `neon_dot` or `native`.
+
+    Each name brings what it builds on. Raises UsageError for an unknown name and for names of different families.
+    """
+    found: frozenset[str] = frozenset()
+    for part in re.split(r"[+,\s]+", text.strip()):
+        name = part.lower().replace("-", "_")
+        name = _ALIASES.get(name, name)
+        if name == _NATIVE:
+            found |= detect_isa()
+        elif name == "amx":
+            found |= _AMX
+        elif name in _IMPLIED:
+            found |= _IMPLIED[name]
+        else:
+            known = ", ".join((_NATIVE, "amx", *_IMPLIED))
+            raise UsageError(f"{part!r} is no instruction set", where="--isa", hint=f"known are {known}")
+    if "neon" in found and "sse4_1" in found:
+        raise UsageError(f"{text!r} mixes instruction sets of x86 and of ARM", where="--isa")
+    return found
+
+
+def other_than_here(isa: Iterable[str]) -> str:
+    """Why figures measured on this machine do not hold for other instruction sets; empty where they are its own."""
+    wanted, here = frozenset(isa), detect_isa()
+    if wanted == here or not here:
+        return ""
+    more, fewer = sorted(wanted - here), sorted(here - wanted)
+    parts = [f"this one lacks {', '.join(more)}"] if more else []
+    parts += [f"this one also has {', '.join(fewer)}"] if fewer else []
+    return f"compiled for another processor ({'; '.join(parts)}), so what is measured here does not hold there"
 
 
 def detect_isa() -> frozenset[str]:

@@ -28,6 +28,7 @@ from accelc.data import (
     find_feeds,
     infer_hints,
     load_data,
+    output_signature,
     signature,
     typical_feed,
 )
@@ -51,6 +52,10 @@ EDGE = compare.Tolerance(scale=100.0, finite_only=True)
 """Extreme inputs amplify rounding: there only gross errors count, unless the passes claim to be exact."""
 
 
+OVER_BUDGET = "over budget"
+"""The status of a result that loses more than it may. It is kept only where the user asked for just that."""
+
+
 @dataclass(frozen=True)
 class Judge:
     """What a result must be.
@@ -66,8 +71,8 @@ class Judge:
 
 @dataclass(frozen=True)
 class Verdict:
-    """status: same, within budget, reported (the passes change the function on purpose), different, or skipped.
-    reason: why it is different or was skipped, and which outputs are random.
+    """status: same, within budget, over budget, reported (the passes change the function on purpose), different, or
+    skipped. reason: why it is different, over budget or was skipped, and which outputs are random.
 
     quality: figures over all samples, when there are any. accuracy, score: see Judgement. samples: how many were
     compared. limit: the drop of the budget, as it was given.
@@ -84,7 +89,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        return self.status != "different"
+        return self.status not in ("different", OVER_BUDGET)
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,14 @@ class Verifier:
         # Everything about the proto is read here: later a graph takes it over while another thread runs the original.
         proto = self.source.imported.proto
         self.specs = signature(proto)
+        self._check_output([spec.name for spec in output_signature(proto)])
         self._hints = self._make_hints(proto) if self.data_path is None else Hints()
         self._is_big = streamed.weight_bytes(proto) > streamed.STREAMING_THRESHOLD
+
+    def _check_output(self, names: Sequence[str]) -> None:
+        metric = self.budget.metric
+        if metric is not None and metric.output is not None and metric.output not in names:
+            raise UsageError(f"the model has no output {metric.output}", hint=f"its outputs are {', '.join(names)}")
 
     @property
     def reference(self) -> Reference:
@@ -301,7 +312,7 @@ class Verifier:
         if judge.changes_function:
             return verdict("reported", "the passes change the function on purpose")
         if judge.lossy:
-            return verdict("different", found.reason) if found.reason else verdict("within budget", random)
+            return verdict(OVER_BUDGET, found.reason) if found.reason else verdict("within budget", random)
         for sample, outputs in zip(reference.samples, actual, strict=True):
             reason = _difference(sample, outputs, judge.exact, left_out)
             if reason:

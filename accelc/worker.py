@@ -1,8 +1,9 @@
 """The child process that runs ONNX Runtime, and the wire format it shares with accelc.runner.
 
 The parent starts this file by its path, so it may import only the standard library, numpy and, in the child when they
-are needed, onnxruntime and accelc.calibration.observers. A message is one pickle with its large buffers after it; a value is an encoded tuple (see `encode`).
-Descriptors 0 and 1 of the child carry the messages; whatever the runtime prints goes to descriptor 2.
+are needed, onnxruntime and accelc.calibration.observers. A message is one pickle with its large buffers after it; a
+value is an encoded tuple (see `encode`). Descriptors 0 and 1 of the child carry the messages; whatever the runtime
+prints goes to descriptor 2.
 """
 
 from __future__ import annotations
@@ -189,6 +190,8 @@ class Worker:
         settings.log_severity_level = 4
         levels = runtime.GraphOptimizationLevel
         settings.graph_optimization_level = levels.ORT_ENABLE_ALL if options["optimize"] else levels.ORT_DISABLE_ALL
+        if options.get("optimized"):
+            settings.optimized_model_filepath = options["optimized"]
         if options["threads"] is not None:
             settings.intra_op_num_threads = options["threads"]
         for name, value in options["config"].items():

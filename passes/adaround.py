@@ -37,7 +37,7 @@ class AdaRound(Pass):
     bits: int | None = None
     per_channel: bool = True
     block: int = 0
-    iterations: int = 20
+    iterations: int = 8
     bias: bool = True
 
     def __post_init__(self) -> None:

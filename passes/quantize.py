@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from accelc import ir
 from accelc.calibration import Method
@@ -14,7 +14,8 @@ from accelc.pass_base import Pass, PassResult
 from accelc.runner import RuntimeFailure
 
 from .quantization.bench import Bench
-from .quantization.gains import Gains
+from .quantization.gains import Asked, Gains
+from .quantization.numbers import Floats
 from .quantization.plan import BLOCK_FORMS, Form
 from .quantization.prepare import Prepared, Wishes, prepare
 from .quantization.search import Outcome, Search
@@ -73,6 +74,10 @@ class Quantize(Pass):
         if self.ranges:
             Method.parse(self.ranges)
 
+    @property
+    def insists(self) -> bool:
+        return self.scheme != "auto"
+
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         if ctx.fuel.empty:
             return PassResult(skipped="out of fuel")
@@ -115,7 +120,6 @@ class Quantize(Pass):
             chosen = tuple(form for form in chosen if form != "weight4")
         if self.scheme == "auto" and not self.measure:
             chosen = tuple(form for form in chosen if form not in ("weight8", "weight4")) or chosen
-        patterns = [each.strip() for each in self.keep.split("|") if each.strip()]
         return Wishes(
             (*chosen, "table") if self.embeddings else chosen,
             bits=None if self.bits == 4 else self.bits,
@@ -125,44 +129,49 @@ class Quantize(Pass):
             activations=self.activations,
             ranges=[Method.parse(each) for each in self._methods(ctx)],
             embeddings=self.embeddings,
-            kept=lambda name: next((each for each in patterns if fnmatchcase(name, each)), ""),
+            keep=[each.strip() for each in self.keep.split("|") if each.strip()],
         )
 
     def _search(self, model: ir.Model, ctx: Context, trial: Trial, ready: Prepared) -> PassResult:
         parts = ready.parts
-        bench = Bench(trial, parts)
-        found: Found = ctx.decisions.once(
-            ("quantize", bench.fingerprint, str(self), str(ctx.target), ctx.settings.max_drop),
-            lambda: self._find(bench, ctx, ready),
-        )
-        outcome, gains, bench = found.outcome, found.gains, found.bench
-        if bench.trial is not trial:
-            gains.asked_again(ctx)
-        parts.divisors, parts.ranges = bench.parts.divisors, bench.parts.ranges
+        bench, gains = Bench(trial, parts), Gains(trial, parts)
+        key = ("quantize", bench.fingerprint, str(self), str(ctx.target), str(trial.budget))
+        found: Found = ctx.decisions.once(key, lambda: self._find(bench, gains, ctx, ready))
+        found.restore(gains)
+        outcome = found.outcome
         if outcome.skipped:
-            told = details(ready, outcome, gains, curve=bench.curve.details(outcome.plan))
+            told = details(ready, outcome, gains, curve=found.curve)
             return PassResult(skipped=outcome.skipped, notes=ready.notes, details=told)
         for form in {form for _, form in outcome.plan.forms} & {*BLOCK_FORMS}:
             raise_opset(model, ctx, parts.schemes.blocks(form))
         done = parts.apply(model, outcome.plan, ctx.spend)
-        told = details(ready, outcome, gains, done, bench.curve.details(outcome.plan))
+        told = details(ready, outcome, gains, done, found.curve)
         if not done.changes:
             return PassResult(skipped="out of fuel", details=told)
         record(model, ctx.target, parts, outcome.plan, done)
         return PassResult(done.changes, notes=notes(ready, outcome, done), details=told)
 
-    def _find(self, bench: Bench, ctx: Context, ready: Prepared) -> Found:
+    def _find(self, bench: Bench, gains: Gains, ctx: Context, ready: Prepared) -> Found:
         measure = self.measure and ctx.settings.measure and self.scheme == "auto"
-        gains = Gains(bench.trial, bench.parts)
         seconds = self.budget or ctx.settings.search_time or _SECONDS
-        search = Search(bench, gains, ready.forms, self.islands, measure, seconds, ready.ranges)
-        return Found(search.run(), gains, bench)
+        outcome = Search(bench, gains, ready.forms, self.islands, measure, seconds, ready.ranges).run()
+        divisors = {i: bench.parts.divisors[i] for i in outcome.plan.smooth}
+        return Found(outcome, bench.curve.details(outcome.plan), gains.rows, gains.asked, divisors)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one compile found for one graph."""
+    """What a search found for one graph, without the graph: attempts of one compile share it."""
 
     outcome: Outcome
-    gains: Gains
-    bench: Bench
+    curve: Sequence[Mapping[str, Any]]
+    rows: dict[int, int]
+    asked: list[Asked]
+    divisors: dict[int, Floats]
+
+    def restore(self, gains: Gains) -> None:
+        """Let an attempt that did not search know what it would."""
+        gains.parts.divisors.update(self.divisors)
+        if gains.asked is not self.asked:
+            gains.rows = self.rows
+            gains.ask_again(self.asked)

@@ -231,7 +231,7 @@ class Calibration:
             for name, seen in self._collect(model, runnable).items():
                 self._keep(mark, name, runnable[name], statistics_of(seen))
         elif runnable:
-            self._note(f"the ranges given say nothing of {_some(runnable)}")
+            self._note(f"the ranges given hold less about {_some(runnable)} than was asked for; data would tell")
         found = {name: self._find(mark, name, wish) for name, wish in wanted.items()}
         return {name: each[0] for name, each in found.items() if each is not None and each[0] is not None}
 

@@ -16,6 +16,8 @@ from accelc.runner import Runner, Session
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 _MOST_BYTES = 1_000_000_000
 """Weights above this reach the child process in a file."""
+_PATIENT = {"session.intra_op.allow_spinning": "0"}
+"""Between two runs the processor belongs to the observers."""
 
 _digests: dict[int, tuple[weakref.ref[Any], bytes]] = {}
 
@@ -75,13 +77,14 @@ def observable(model: ir.Model, names: Collection[str]) -> dict[str, str]:
 def cut(model: ir.Model, names: Collection[str]) -> ir.Model:
     """A copy whose outputs are these values, without the nodes and weights that they do not need.
 
-    Weights are shared. Inputs stay, and one that is asked for makes no output.
+    Weights are shared. Inputs stay, and one that is asked for makes no output; the model's own outputs stay where there
+    would be none.
     """
     copy = model.clone()
     copy.meta.update(model.meta)
     graph, wanted = copy.graph, set(names)
     nodes = ir.nodes(graph)
-    outputs = [value for node in nodes for value in node.outputs if value.name in wanted]
+    outputs = [value for node in nodes for value in node.outputs if value.name in wanted] or list(graph.outputs)
     graph.outputs.clear()
     graph.outputs.extend(outputs)
     needed = set(outputs)
@@ -121,9 +124,10 @@ def _load(runner: Runner, model: ir.Model, folder: Path, optimize: bool) -> Sess
             elif tensor is not None:
                 held += tensor.nbytes
     if held <= _MOST_BYTES:
-        return runner.load(ir.to_proto(model).SerializeToString(), optimize=optimize, folder=home)
+        data = ir.to_proto(model).SerializeToString()
+        return runner.load(data, optimize=optimize, config=_PATIENT, folder=home)
     from accelc.exporter import write_model
 
     path = folder / "model.onnx"
     write_model(model, path, external=True, value_info=False)
-    return runner.load(path, optimize=optimize)
+    return runner.load(path, optimize=optimize, config=_PATIENT)

@@ -14,7 +14,6 @@ MOST_BINS = 2 << HALF_BITS
 """The larger extreme lies within 2**HALF_BITS bins from zero."""
 _LEAST_EXPONENT = -114
 _BLOCK = 1 << 16
-_SINGLE = 60  # up to 2**60, and from 2**-60, float32 scales without losing a bit
 
 Counts = NDArray[np.int64]
 
@@ -94,7 +93,7 @@ class Tally:
         """Count float elements. low, high: the extremes of them, finite."""
         self._reach(low, high)
         flat = array.reshape(-1)
-        single = flat.dtype.itemsize <= 4 and abs(self._exponent + HALF_BITS) <= _SINGLE
+        single = flat.dtype.itemsize <= 4 and self._exponent <= 0  # nothing becomes zero by being scaled up
         dtype = np.float32 if single else np.float64
         scale = dtype(math.ldexp(1.0, -self._exponent))
         start = math.floor(math.ldexp(low, -self._exponent))
@@ -106,6 +105,8 @@ class Tally:
             np.multiply(part, scale, out=inside, dtype=dtype)
             np.floor(inside, out=inside)
             np.copyto(place, inside, casting="unsafe")
+            if not single:
+                place -= (inside == 0) & (part < 0)
             place -= start
             found = np.bincount(place)
             counts[: len(found)] += found

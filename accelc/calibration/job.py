@@ -111,7 +111,9 @@ class Job:
             return able
         chosen = {name: wish for name, wish in able.items() if any(fnmatchcase(name, each) for each in self.tensors)}
         if not chosen:
-            raise UsageError(f"no tensor is named {' or '.join(self.tensors)}", hint=f"there is {', '.join(able)[:200]}")
+            raise UsageError(
+                f"no tensor is named {' or '.join(self.tensors)}", hint=f"there is {', '.join(able)[:200]}"
+            )
         return chosen
 
     def _begin(self, mark: str, wishes: Mapping[str, Observe]) -> tuple[State, Shard]:

@@ -93,7 +93,7 @@ class State:
     def load(cls, path: Path) -> State:
         """Read the file. Raises UsageError when it is none of these."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 head = json.loads(file["head"].tobytes())
                 if head["format"] != _FORMAT:
                     raise KeyError("format")

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from accelc.cli import calibrate, decisions, inspect, listing, models, optimize, system
+from accelc.cli import calibrate, decisions, inspect, listing, models, optimize, quantize, system
 from accelc.cli.common import printable
 from accelc.errors import AccelcError
 
@@ -24,7 +24,8 @@ BROKEN_PIPE = 141
 EPILOG = """\b
 Examples:
   accelc optimize model.onnx -O3
-  accelc optimize model.onnx --inputs samples.npz --report report.json
+  accelc optimize model.onnx --eval samples.npz --report report.json
+  accelc quantize model.onnx --calibration train.npz --eval test.npz
   accelc inspect model.onnx
   accelc doctor
 
@@ -191,6 +192,7 @@ def program(ctx: click.Context) -> None:
 
 for _command in (
     optimize.optimize,
+    quantize.quantize,
     calibrate.calibrate,
     inspect.inspect,
     models.diff,

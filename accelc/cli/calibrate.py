@@ -62,7 +62,9 @@ class ShardOf(TextType):
 @click.argument("names", metavar="MODEL | FILE...", nargs=-1, required=True)
 @calibration_options
 @click.option("-o", "--output", metavar="FILE", help="Where the ranges go.")
-@click.option("--shard", type=ShardOf(), default="1/1", metavar="2/4", help="Look at every 4th sample, from the 2nd on.")
+@click.option(
+    "--shard", type=ShardOf(), default="1/1", metavar="2/4", help="Look at every 4th sample, from the 2nd on."
+)
 @click.option("--tensors", multiple=True, metavar="GLOB", help="Only tensors of these names; again for more.")
 @click.option("--method", default="minmax", show_default=True, metavar="NAME", help="Of the ranges shown.")
 @click.option("--merge", is_flag=True, help="Add up FILEs that were made of different samples.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from accelc.cli.common import Share, console, debug_option, emit_json, json_option, model_path, plain, progress
+from accelc.cli.common import SOURCE, Share, console, debug_option, emit_json, json_option, model_path, plain, progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,8 +33,11 @@ What is inside may differ; it is listed.
 @click.argument("a")
 @click.argument("b")
 @click.option(
-    "--inputs", metavar="NPZ|DIR", help="Inputs to compare on, arrays by input name, instead of generated ones."
+    "--inputs",
+    metavar=SOURCE,
+    help="Data to compare on instead of generated inputs; takes what accelc optimize --eval takes.",
 )
+@click.option("--preprocess", metavar="TEXT|FILE", help="How images become inputs.")
 @click.option("--exact", is_flag=True, help="Ask for the same bits, not for equality up to rounding.")
 @click.option("--max-drop", type=Share(), metavar="SHARE", help="Quality that B may have lost, as 1%.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For generated inputs.")
@@ -46,6 +49,7 @@ def diff(
     a: str,
     b: str,
     inputs: str | None,
+    preprocess: str | None,
     exact: bool,
     max_drop: float | None,
     seed: int,
@@ -63,6 +67,7 @@ def diff(
             model_path(a),
             model_path(b),
             inputs=Path(inputs) if inputs else None,
+            preprocess=preprocess,
             exact=exact,
             max_drop=max_drop,
             seed=seed,

@@ -355,7 +355,8 @@ def numbers(verdict: Verdict, *, of: str = "the original") -> list[Text]:
     if verdict.status == "within budget":
         lines = [Text(f"inside the quality budget {on}", style=_GOOD)]
         return [*lines, Text(str(quality))] if quality is not None else lines
-    return [Text(f"{verdict.status}: {printable(verdict.reason)}", style=_BAD)]
+    lines = [Text(f"{verdict.status}: {printable(verdict.reason)}", style=_BAD)]
+    return [*lines, Text(str(quality))] if verdict.status == "over budget" and quality is not None else lines
 
 
 def metric(score: Score, limit: str) -> Text:

@@ -46,6 +46,8 @@ def doctor(ctx: click.Context, plugins: tuple[str, ...], as_json: bool) -> None:
         made.add_row(render.text(name), "", render.text(value))
     int8 = ("exact", "green") if found.int8_exact else ("7 bits", "yellow")
     made.add_row("int8", render.text(*int8), render.text(found.int8))
+    for sentence in found.int8_speed:
+        made.add_row("", "", render.text(sentence))
     made.add_section()
     for provider in found.providers:
         state = render.text("works", "green") if provider.available else render.text("not usable", "yellow")

@@ -11,6 +11,7 @@ from accelc import blocks
 from accelc.backend_base import BackendSpec
 from accelc.block_parts import Kind
 from accelc.catalog import PassInfo, all_passes, written
+from accelc.cli import why_layers
 from accelc.context import Context, Settings, fold
 from accelc.decisions import Decisions
 from accelc.errors import UsageError
@@ -63,7 +64,7 @@ def _hint(name: str, passes: Mapping[str, PassInfo]) -> str:
     known = {fold(each): each for each in (*blocks.KINDS, *passes, *rules)}
     close = difflib.get_close_matches(fold(name), known, 3)
     if not close:
-        return "--why takes attention, norm, activation, a pass or a rule; accelc rules lists them"
+        return "--why takes attention, norm, activation, quantize, another pass or a rule; accelc rules lists them"
     return f"did you mean {' or '.join(known[each] for each in close)}?"
 
 
@@ -85,7 +86,9 @@ def lines(about: Subject, result: Result, ctx: Context, disabled: frozenset[str]
     disabled: the names of passes and rules that the user left out.
     """
     why_off = _switched_off(result.report, disabled)
-    if about.kind is not None:
+    if about.name == why_layers.PASS:
+        yield from why_layers.lines(result.report)
+    elif about.kind is not None:
         yield from _of_blocks(about.kind, about, result, ctx, why_off)
     elif about.rule is not None:
         yield from _of_rule(about.rule, about.owners[0], result, ctx, why_off)

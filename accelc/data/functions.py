@@ -76,6 +76,8 @@ class FunctionSource(Source):
     Each mapping is one feed set.
     """
 
+    batches = slow = True
+
     def __init__(self, text: str, specs: tuple[InputSpec, ...]) -> None:
         self.where, self.text, self.specs = text, text, specs
         self.function = load_function(text, "the data")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ class ImageSource(Source):
     Raises UsageError without a preprocessing, for a model without an image input, and for labels that do not fit.
     """
 
-    single = True
+    single = slow = True
 
     def __init__(
         self, path: Path, files: Sequence[Path], specs: tuple[InputSpec, ...], preprocessing: Preprocessing | str | None
@@ -87,7 +86,7 @@ class ImageSource(Source):
         return array[None] if self.leading else array
 
 
-def _pillow(where: str) -> ModuleType:
+def _pillow(where: str) -> Any:
     try:
         from PIL import Image
     except ImportError as error:
@@ -112,7 +111,7 @@ def _as_float(array: Array, spec: InputSpec) -> Array:
     return array.astype(wanted) if array.dtype == np.float32 and wanted.kind in "fV" else array
 
 
-def _resized(image: Any, steps: Preprocessing, pillow: ModuleType) -> Any:
+def _resized(image: Any, steps: Preprocessing, pillow: Any) -> Any:
     if not steps.resize:
         return image
     width, height = image.size

@@ -31,8 +31,9 @@ class Source(ABC):
     """Data of one kind at one place.
 
     where: for messages. prefix: what descriptions of feed sets leave out of their place. count: items, None when only
-    reading tells. notes: what to know about the reading. batches: it makes feed sets of the wanted number of samples
-    itself. single: items are single samples with a leading axis of 1, also where a model wants more.
+    reading tells. notes: what to know about the reading. batches: the number of samples in a feed set is its own.
+    single: items are single samples with a leading axis of 1, also where a model wants more. slow: making an item takes
+    more than reading a file.
     """
 
     where: str
@@ -41,6 +42,7 @@ class Source(ABC):
     prefix: str = ""
     batches: bool = False
     single: bool = False
+    slow: bool = False
 
     @abstractmethod
     def items(self, index: int = 0, of: int = 1) -> Iterator[Item]:

@@ -41,6 +41,8 @@ class ProtoSource(Source):
     labels.npy beside the folders holds a label for each. Raises UsageError when a folder holds too few files.
     """
 
+    batches = True
+
     def __init__(self, path: Path, folders: Sequence[Path], specs: tuple[InputSpec, ...]) -> None:
         self.where, self.prefix, self.specs, self.folders = str(path), f"{path}/", specs, list(folders)
         self.count = len(self.folders)

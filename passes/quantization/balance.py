@@ -13,6 +13,8 @@ from .numbers import Floats
 
 _SWEEPS = 60
 _SETTLED = 1e-2
+_LEAST_SHARE = np.float32(1e-3)
+"""Below it an activation has no outliers to lose, but the data may have missed some."""
 _MOST = 1e4
 """How much a channel may be scaled at most, for one that is as good as dead needs nothing."""
 
@@ -49,7 +51,7 @@ def balance(groups: Sequence[Group], activations: Sequence[Sequence[Floats]]) ->
 
     Of a channel with share p of the range where it is made and share q where it is taken, sqrt(p / q), until all groups
     have settled. activations: for each group the largest magnitudes [channels] of what its takers take, as far as they
-    are known; they count as made. After Nagel et al. 2019, for any number of makers and takers.
+    are known; they count as much as the weights of the makers. After Nagel et al. 2019, for any number of makers and takers.
     """
     layers = {each for group in groups for each in (*group.makers, *(taker for taker, _ in group.takers))}
     scaled = {each: _Scaled.of(each) for each in layers}
@@ -57,10 +59,12 @@ def balance(groups: Sequence[Group], activations: Sequence[Sequence[Floats]]) ->
     for _ in range(_SWEEPS):
         largest = 0.0
         for index, group in enumerate(groups):
-            made = [scaled[each].made_shares() for each in group.makers]
-            made += [_shares(each / divisors[index]) for each in activations[index]]
-            taken = [scaled[each].taken_shares(repeat) for each, repeat in group.takers]
-            step = _step(np.max(made, axis=0), np.max(taken, axis=0), divisors[index])
+            made = np.max([scaled[each].made_shares() for each in group.makers], axis=0)
+            if activations[index]:
+                seen = np.max([_shares(each / divisors[index]) for each in activations[index]], axis=0)
+                made = np.sqrt(made * np.maximum(seen, _LEAST_SHARE))
+            taken = np.max([scaled[each].taken_shares(repeat) for each, repeat in group.takers], axis=0)
+            step = _step(made, taken, divisors[index])
             largest = max(largest, float(np.abs(np.log(step)).max()))
             divisors[index] = divisors[index] * step
             for each in group.makers:

@@ -36,13 +36,13 @@ class Bench:
 
     # --- quality
 
-    def judge(self, plan: Plan, label: str, ratio: float | None = None) -> Judgement:
+    def judge(self, plan: Plan, ratio: float | None = None) -> Judgement:
         """How good the outputs are. ratio: an estimate, for the curve."""
         if plan not in self._judged:
             model = self.candidate(plan)
             judged = self._judged[plan] = self.trial.quality(model)
             point = Point(
-                label,
+                self.parts.label(plan),
                 self.parts.counts(plan),
                 figures(judged),
                 drop_of(judged),

@@ -109,7 +109,8 @@ class _Walk:
         node = value.producer()
         found = None if node is None else self.through(node, value, place, group)
         if found is None:
-            group.reason = f"{value.name} is made by " + ("nobody here" if node is None else ir.node_path(node))
+            what = "an input of the model" if node is None else f"made by {ir.node_path(node)}"
+            group.reason = f"{value.name} is {what}"
         return found or []
 
     def below(self, value: ir.Value, place: Place, group: Group) -> list[tuple[ir.Value, Place]]:

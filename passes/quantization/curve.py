@@ -20,7 +20,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -77,6 +77,23 @@ class Curve:
         """Say how fast a candidate is; one whose quality is not known makes no point."""
         if key in self._points:
             self._points[key] = self._points[key].timed(found)
+
+    def expect(self, estimate: Callable[[Any], float | None]) -> None:
+        """Estimate anew how fast those are that were not timed."""
+        for key, point in self._points.items():
+            if point.estimated:
+                self._points[key] = replace(point, ratio=estimate(key))
+
+    def untimed(self, most: int) -> list[Any]:
+        """The keys of the points worth timing: inside the budget and on the front, spread over it."""
+        points = list(self._points.values())
+        keys = [
+            key
+            for key, each in self._points.items()
+            if each.estimated and each.inside and not any(other.beats(each) for other in points)
+        ]
+        keys.sort(key=lambda key: self._points[key].drop)
+        return keys if len(keys) <= most else [keys[round(i * (len(keys) - 1) / (most - 1))] for i in range(most)]
 
     def details(self, chosen: Any) -> list[dict[str, Any]]:
         """The points as the report has them; chosen: the key of the one that was kept."""

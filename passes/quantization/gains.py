@@ -13,12 +13,11 @@ import onnx
 
 from accelc import ir
 from accelc.calibration import Observe
-from accelc.context import Context
 from accelc.infer import infer_model
 
 from .emit import quantize_layers
 from .layers import find_layers
-from .plan import BLOCK_FORMS, Form, Parts, Unit, lift
+from .plan import BLOCK_FORMS, Form, Parts, Plan, Unit, lift
 from .static import find_static, quantize_static
 from .trial import Trial
 from .weights import quantize_weights
@@ -42,22 +41,29 @@ _OF_A_TABLE = 1e-12
 """Seconds that a byte of a table counts as, so that tables are given up when they are what costs quality."""
 
 Shape = tuple[int, int, int]
+Asked = tuple[Form, Shape, int]
+"""(form, shape, how many layers)"""
 
 
 @dataclass
 class Gains:
-    """What is known of speed. rows: of the activation of each layer, the most over the inputs that are timed."""
+    """What is known of speed.
+
+    rows: of the activation of each layer, the most over the inputs that are timed. asked: the decisions asked for.
+    rest: seconds that the model takes besides its units.
+    """
 
     trial: Trial
     parts: Parts
     rows: dict[int, int] = field(default_factory=dict)
-    _asked: list[tuple[Form, Shape, int]] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    rest: float = 0.0
     _ratios: dict[tuple[Form, Shape], float | None] = field(default_factory=dict)
 
-    def asked_again(self, ctx: Context) -> None:
-        """Let another attempt of the compile have asked for the same decisions."""
-        for form, shape, layers in self._asked:
-            self.time_alone(form, shape, 0.0, layers, ctx)
+    def ask_again(self, asked: Iterable[Asked]) -> None:
+        """Ask for what another attempt of the compile asked."""
+        for form, shape, layers in asked:
+            self.time_alone(form, shape, 0.0, layers)
 
     def find_rows(self) -> None:
         """Learn how many rows each product has."""
@@ -80,7 +86,7 @@ class Gains:
             self.trial.ctx.progress(f"quantize: timing shape {number + 1} of {len(counts)}")
             left = _ALONE_S if time.monotonic() < end else 0.0
             self._ratios[key] = self.time_alone(*key, left, counts[key])
-            self._asked.append((*key, counts[key]))
+            self.asked.append((*key, counts[key]))
 
     def shapes(self, unit: Unit) -> list[Shape]:
         """(rows, K, N) of a unit's products whose rows are known."""
@@ -120,20 +126,31 @@ class Gains:
             ratio = (_GUESSED_ONE_ROW if shapes and all(rows == 1 for rows, _, _ in shapes) else _GUESSED)[form]
         return max(self.seconds(unit), 1e-9) * (1 - 1 / ratio)
 
-    def estimate(self, forms: Iterable[tuple[int, Form]]) -> float | None:
-        """The ratio that a plan would reach if its units were the whole model; None where no cost is known."""
-        total = sum(self.seconds(unit) for unit in self.parts.units if not unit.is_table)
-        units = self.parts.units
-        saved = sum(self.gain(units[unit], form) for unit, form in forms if form != "table")
-        return total / (total - saved) if total > saved and total > 0 else None
+    def estimate(self, plan: Plan) -> float | None:
+        """The ratio that a plan is expected to reach; None where no cost is known.
 
-    def time_alone(
-        self, form: Form, shape: Shape, seconds: float = _ALONE_S, layers: int = 1, ctx: Context | None = None
-    ) -> float | None:
+        Until a whole model was timed, as if its units were all of it.
+        """
+        total = sum(self.seconds(unit) for unit in self.parts.units if not unit.is_table)
+        left = total - self.saved(plan) + self.rest
+        return (total + self.rest) / left if left > 0 and total > 0 else None
+
+    def saved(self, plan: Plan) -> float:
+        """Seconds that a plan saves, by what its units save alone."""
+        units = self.parts.units
+        return sum(self.gain(units[unit], form) for unit, form in plan.forms if form != "table")
+
+    def learn(self, plan: Plan, ratio: float) -> None:
+        """Find out what the model takes besides its units, from the measured ratio of a plan."""
+        total = sum(self.seconds(unit) for unit in self.parts.units if not unit.is_table)
+        saved = self.saved(plan)
+        if ratio > 1 and saved > 0:
+            self.rest = max(saved * ratio / (ratio - 1) - total, 0.0)
+
+    def time_alone(self, form: Form, shape: Shape, seconds: float = _ALONE_S, layers: int = 1) -> float | None:
         """The time of a float product [rows, K] x [K, N] over that of a form of it; None where nothing was timed.
 
-        seconds: for the timing; with 0 only what is known counts. layers: how many are of this shape. ctx: who
-        asks, if not the attempt that measures.
+        seconds: for the timing; with 0 only what is known counts. layers: how many are of this shape.
         """
         rows, k, n = shape
         name = "int8" if form == "dynamic" else form
@@ -144,7 +161,7 @@ class Gains:
             return models
 
         operators = ", ai.onnx only" if self.parts.portable else ""
-        decision = (ctx or self.trial.ctx).decision(
+        decision = self.trial.ctx.decision(
             RULE,
             f"[{rows}, {k}] x [{k}, {n}], {self.parts.schemes.text(form)}{operators}",
             name,

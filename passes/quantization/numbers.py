@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from accelc.target import Target
 
 from .grid import on_grid
+from .migration import cautious
 
 Floats = NDArray[np.float32]
 
 _TINY = float(np.finfo(np.float32).tiny)
 _ZERO_OF_UNSIGNED = 128
-_SMOOTHING = 0.7
-_OUTLIER = 3.0
-"""How many times the median of its columns a column must reach."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +93,7 @@ def smoothing(a: Floats) -> Floats | None:
     (a / s) @ (s[:, None] * weight) == a @ weight, and both factors round better: a has one scale for all columns. No
     divisor is below 1, so a column that is quiet here cannot become an outlier elsewhere. After Xiao et al. 2023.
     """
-    largest = np.abs(a.reshape(-1, a.shape[-1])).max(axis=0)
-    middle = float(np.median(largest))
-    if not 0 < middle < np.inf or not np.isfinite(largest).all():
-        return None
-    divisors = np.maximum(largest / np.float32(middle), 1).astype(np.float32) ** np.float32(_SMOOTHING)
-    return divisors if divisors.max() > _OUTLIER**_SMOOTHING else None
+    return cautious(np.abs(a.reshape(-1, a.shape[-1])).max(axis=0))
 
 
 def _scales(largest: Any, top: int) -> Floats:

@@ -164,6 +164,19 @@ class Parts:
             counts[taken.get(unit.index, "float")] += len(unit.paths)
         return tally(counts)
 
+    def label(self, plan: Plan) -> str:
+        """A plan in a few words."""
+        kinds = {form for _, form in plan.forms} - {"table"}
+        name = "float" if not kinds else kinds.pop() if len(kinds) == 1 else "mixed"
+        floats = self.counts(plan).get("float", 0)
+        parts = [
+            name if kinds or name != "float" else "tables only" if plan.forms else "float",
+            f"{floats} left in float" if floats and plan.forms else "",
+            f"{len(plan.smooth)} smoothed" if plan.smooth else "",
+            f"ranges by {plan.ranges}" if plan.ranges else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
     def signature(self, plan: Plan) -> str:
         """What tells what a plan makes of this model from all others, for this set of schemes; a short text."""
         said = [f"{form}: {'; '.join(self.units[unit].paths)}: {self.schemes.text(form)}" for unit, form in plan.forms]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from accelc import ir
@@ -14,6 +15,7 @@ from accelc.pattern import MICROSOFT
 from .layers import find_layers
 from .numbers import Scheme
 from .plan import BLOCK_FORMS, Form, Parts, Schemes, find_units
+from .sensitivity import rows_wanted
 from .static import StaticFound, StaticScheme, find_static
 from .weights import BlockScheme, refusal
 
@@ -22,7 +24,7 @@ NO_DATA = "no calibration data: static int8 was not considered (give --calibrati
 
 @dataclass(frozen=True)
 class Wishes:
-    """The options of the pass. forms: that may be used. kept: the pattern that keeps a node in float, or empty."""
+    """The options of the pass. forms: that may be used. keep: patterns of names of nodes that stay in float."""
 
     forms: tuple[Form, ...]
     bits: Literal[8, 7] | None
@@ -32,7 +34,7 @@ class Wishes:
     activations: Literal["u8", "s8", "u16", "s16"]
     ranges: Sequence[Method]
     embeddings: bool
-    kept: Callable[[str], str]
+    keep: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def prepare(model: ir.Model, ctx: Context, wishes: Wishes) -> Prepared:
     ranges = ""
     if any("static" in unit.forms for unit in units):
         ranges = _find_ranges(ctx, parts, wishes.ranges)
+    idle = [pattern for pattern in wishes.keep if pattern not in kept.values()]
+    notes += tuple(f"keep={pattern} names no layer that could be quantized" for pattern in idle)
     nothing = "no MatMul or Gemm with constant float weights"
     if no_blocks and set(wishes.forms) <= {*BLOCK_FORMS, "table"}:
         nothing = no_blocks
@@ -115,19 +119,22 @@ def prepare(model: ir.Model, ctx: Context, wishes: Wishes) -> Prepared:
 
 
 def _kept(path: str, wishes: Wishes) -> str:
+    """The pattern that keeps a node in float, or empty."""
     name = path.removeprefix("node ").rpartition(" (")[0]
-    return wishes.kept(name)
+    return next((each for each in wishes.keep if fnmatchcase(name, each)), "")
 
 
 def _find_ranges(ctx: Context, parts: Parts, methods: Sequence[Method]) -> str:
     """Fill in the ranges by every method that is to be tried; the first of them."""
     assert ctx.calibration is not None
     ctx.progress("quantize: calibrating")
-    seen = ctx.calibration.statistics(
-        parts.model, parts.static.wanted(Observe(histogram=any(method.needs_histogram for method in methods)))
-    )
+    of_ranges = parts.static.wanted(Observe(histogram=any(method.needs_histogram for method in methods)))
+    wanted = dict(of_ranges)
+    for name, wish in rows_wanted(parts, [layer.a for layer in parts.found.layers if not layer.is_gather]).items():
+        wanted[name] = wanted.get(name, wish) | wish  # one run over the data for all that will be asked
+    seen = ctx.calibration.statistics(parts.model, wanted)
     for method in methods:
-        parts.ranges[str(method)] = {name: one.range(method) for name, one in seen.items()}
+        parts.ranges[str(method)] = {name: seen[name].range(method) for name in of_ranges if name in seen}
     return str(methods[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .numbers import Floats
 from .snap import Grid
@@ -23,20 +24,22 @@ def output_error(columns: Floats, gram: Floats) -> Floats:
 def round_for_output(columns: Floats, gram: Floats, grid: Grid, sweeps: int) -> Floats:
     """Weights [K, N] on the grid with the least output error that going through them one by one finds.
 
-    Each weight becomes the integer below or above it. Steps for the whole range and for a part of it, and two starting
-    points are tried; what is worse than rounding to nearest over the whole range is not taken. gram: as above. sweeps:
-    how often each weight is looked at, at most. After Nagel et al. 2020, where a relaxation is optimized instead.
+    Each weight becomes the integer below or above it, with steps for the whole range or, where that begins better, for
+    a part of it. It is never worse than rounding to nearest over the whole range. gram: as above. sweeps: how often
+    each weight is looked at, at most. After Nagel et al. 2020, where a relaxation is optimized instead.
     """
-    best = grid.plain(columns)
-    least = output_error(best - columns, gram)
     plain, clipped = grid.steps(grid.largest(columns)), grid.best_steps(columns, importance(gram, columns.shape[1]))
-    for steps in (plain,) if np.array_equal(plain, clipped) else (plain, clipped):
-        for start in (grid.nearest(columns, steps), columns):
-            found = _descend(columns, gram, grid.full(steps, len(columns)), start, grid.top, sweeps)
-            errors = output_error(found - columns, gram)
-            better = errors < least if grid.per_channel else np.full(errors.shape, errors.sum() < least.sum())
-            best, least = np.where(better, found, best), np.where(better, errors, least)
-    return best
+    nearest = grid.nearest(columns, plain)
+    least = output_error(nearest - columns, gram)
+    errors = output_error(grid.nearest(columns, clipped) - columns, gram)
+    steps = np.where(_better(errors, least, grid), clipped, plain)
+    found = _descend(columns, gram, grid.full(steps, len(columns)), grid.top, sweeps)
+    return np.where(_better(output_error(found - columns, gram), least, grid), found, nearest)
+
+
+def _better(errors: Floats, least: Floats, grid: Grid) -> NDArray[np.bool_]:
+    """Which columns are: all or none where they share one step."""
+    return errors < least if grid.per_channel else np.full(1, errors.sum() < least.sum())
 
 
 def importance(gram: Floats, count: int) -> Floats:
@@ -50,8 +53,9 @@ def _split(columns: Floats, groups: int) -> Floats:
     return columns.reshape(len(columns), groups, -1).transpose(1, 0, 2)
 
 
-def _descend(columns: Floats, gram: Floats, steps: Floats, start: Floats, top: int, sweeps: int) -> Floats:
-    """Coordinate descent from `start` until nothing changes. A start off the grid is on it after the first sweep."""
+def _descend(columns: Floats, gram: Floats, steps: Floats, top: int, sweeps: int) -> Floats:
+    """Coordinate descent from the nearest integers until nothing changes."""
+    start = np.rint(columns / steps).clip(-top, top) * steps
     low = np.floor(columns / steps).clip(-top, top)
     below = _split(low * steps - columns, len(gram))
     above = _split((low + 1).clip(-top, top) * steps - columns, len(gram))
@@ -78,14 +82,14 @@ def _descend(columns: Floats, gram: Floats, steps: Floats, start: Floats, top: i
 def _descend_rows(difference: Floats, slope: Floats, gram: Floats, below: Floats, above: Floats) -> Floats | None:
     """How some rows of differences change when each in turn takes the better of its two values; None: not at all."""
     slope, moved, changed = slope.copy(), np.zeros_like(difference), False
+    curvature = np.diagonal(gram, axis1=1, axis2=2)[:, :, None]
+    inverse = np.where(curvature > 0, 1 / np.where(curvature > 0, curvature, 1), 0).astype(np.float32)
+    middle = (below + above) / 2
     for row in range(difference.shape[1]):
-        down, up = below[:, row] - difference[:, row], above[:, row] - difference[:, row]
-        curvature = gram[:, row, row, None]
-        worse_up = up * (2 * slope[:, row] + curvature * up)
-        worse_down = down * (2 * slope[:, row] + curvature * down)
-        move = np.where(worse_up < worse_down, up, down)
+        wanted = difference[:, row] - slope[:, row] * inverse[:, row]
+        move = np.where(wanted > middle[:, row], above[:, row], below[:, row]) - difference[:, row]
         if move.any():
             changed = True
             moved[:, row] = move
-            slope += gram[:, :, row, None] * move[:, None, :]
+            slope[:, row + 1 :] += gram[:, row + 1 :, row, None] * move[:, None, :]
     return moved if changed else None

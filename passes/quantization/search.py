@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from accelc.budget import Judgement
 from accelc.measure import Comparison
+from accelc.runner import RuntimeFailure
 
 from .bench import Bench, drop_of, is_inside
 from .choices import Choice, Step, fastest, frontier, steps
@@ -15,10 +16,20 @@ from .plan import Form, Plan, Unit
 from .sensitivity import Sensitivity, measure_errors
 from .trial import ratio_text
 
-ALONE_SHARE = 0.3
+ALONE_SHARE, WHOLE_SHARE, CURVE_SHARE = 0.3, 0.5, 0.2
 _FINALISTS = 3
-_RETRIES = 6
-"""Layers that were given up and are tried once more."""
+_TIMED = 3
+"""Points of the curve that are timed besides."""
+_TRIALS, _GUESSES = 12, 4
+"""Plans that are tried to find how many units must give up speed; so many of them by a guess, the others halve."""
+_NEAR = 0.9
+"""Near enough to the budget to stop looking."""
+_RETRIES, _FAILURES = 6, 3
+"""Units that were given up and are tried once more, until some more are too much."""
+_DOUBT = 1.15
+"""Estimates may be off by so much."""
+_MARGIN = 0.6
+"""Smoothing costs little time, so it goes on until other inputs than those at hand have room too."""
 _SLOWER_BY = 1.02
 _SLOWER_BY_WHERE_SMALL = 1.05
 _MUCH = 0.25
@@ -32,7 +43,6 @@ Frontiers = Mapping[int, Sequence[Choice]]
 class Candidate:
     """A plan that was judged. reasons: why units are not in the form that is fastest."""
 
-    label: str
     plan: Plan
     judged: Judgement
     reasons: Mapping[int, str] = field(default_factory=dict)
@@ -65,6 +75,7 @@ class Search:
     seconds: float = 30.0
     ranges: str = ""
     reasons: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     _known: dict[tuple[Form, ...], Sensitivity] = field(default_factory=dict)
 
     @property
@@ -80,9 +91,11 @@ class Search:
         starts = self._starts()
         if not starts:
             return Outcome(Plan(), skipped="nothing beats float: every layer is faster in float", reasons=self.reasons)
-        found, over = [], ""
-        for label, forms in starts:
-            candidate = self._within_budget(label, forms)
+        found: list[Candidate] = []
+        over = ""
+        for forms in starts:
+            best = max((self.gains.estimate(each.plan) or 0.0 for each in found), default=0.0)
+            candidate = self._within_budget(forms, best if self.measure else 0.0)
             if candidate is None or not self._products(candidate.plan):
                 over = over or self._over
             else:
@@ -94,24 +107,26 @@ class Search:
         return self._fastest(found)
 
     def _outcome(self, chosen: Candidate, speed: Comparison | None) -> Outcome:
-        return Outcome(chosen.plan, chosen.judged, speed, reasons={**self.reasons, **chosen.reasons})
+        return Outcome(
+            chosen.plan, chosen.judged, speed, reasons={**self.reasons, **chosen.reasons}, notes=tuple(self.notes)
+        )
 
     # --- where to start
 
-    def _starts(self) -> list[tuple[str, tuple[Form, ...]]]:
-        """Sets of forms whose fastest plans differ, by name: first any of them, then each kind by itself."""
+    def _starts(self) -> list[tuple[Form, ...]]:
+        """Sets of forms whose fastest plans differ: any of them, and each kind by itself."""
         kinds: tuple[tuple[Form, ...], ...] = (
             self.forms,
             ("static", "table"),
             ("dynamic", "table"),
             ("weight8", "weight4", "table"),
         )
-        seen: dict[Plan, tuple[str, tuple[Form, ...]]] = {}
+        seen: dict[Plan, tuple[Form, ...]] = {}
         for forms in kinds:
             usable = tuple(form for form in self.forms if form in forms)
             plan = Plan.of(fastest(self._frontiers(usable, None)), ranges=self.ranges)
             if self._products(plan):
-                seen.setdefault(plan, (self._label(plan), usable))
+                seen.setdefault(plan, usable)
         if not seen:
             self._say_slow()
         return list(seen.values())
@@ -121,10 +136,6 @@ class Search:
             ratios = [ratio for form in unit.forms if (ratio := self.gains.ratio(unit, form)) is not None]
             if ratios:
                 self.reasons[unit.index] = f"float is faster alone: {max(ratios):.2f}"
-
-    def _label(self, plan: Plan) -> str:
-        kinds = {form for _, form in plan.forms} - {"table"}
-        return "weight-only" if kinds <= {"weight8", "weight4"} else kinds.pop() if len(kinds) == 1 else "mixed"
 
     def _products(self, plan: Plan) -> bool:
         return any(form != "table" for _, form in plan.forms)
@@ -154,31 +165,47 @@ class Search:
 
     _over: str = ""
 
-    def _judge(self, plan: Plan, label: str) -> Judgement:
-        return self.bench.judge(plan, label, self.gains.estimate(plan.forms) if self.measure else None)
+    def _judge(self, plan: Plan) -> Judgement:
+        return self.bench.judge(plan, self.gains.estimate(plan) if self.measure else None)
 
-    def _within_budget(self, label: str, forms: tuple[Form, ...]) -> Candidate | None:
+    def _within_budget(self, forms: tuple[Form, ...], known_ratio: float) -> Candidate | None:
         """The plan that saves most time by estimates and is inside the budget, or None.
 
+        known_ratio: what another candidate is expected to reach; what cannot come near is not looked for.
+
         Where the fastest is too much, activations are smoothed first, those that suffer most, and when that is not
-        enough units give up speed. How many is found by bisection.
+        enough units give up speed. How many is found by trying.
         """
-        start = self._ranged(Plan.of(fastest(self._frontiers(forms, None)), ranges=self.ranges), label)
-        judged = self._judge(start, label)
+        start = self._ranged(Plan.of(fastest(self._frontiers(forms, None)), ranges=self.ranges))
+        judged = self._judge(start)
         slow = self._slow_reasons(start)
         if not judged.reason or not self.islands:
-            return Candidate(label, start, judged, slow)
+            return Candidate(start, judged, slow)
         self._over = judged.reason
+        if (self.gains.estimate(start) or known_ratio) * _DOUBT < known_ratio:
+            return None
         known = self._sensitivity(forms, start)
         smoothing = [group for group, _ in known.remedies if all(self._form_of(start, i) == "dynamic" for i in group)]
 
         def smoothed(count: int) -> Plan:
             return replace(start, smooth=frozenset(i for group in smoothing[:count] for i in group))
 
-        count, best = self._fewest(len(smoothing), smoothed, f"{label}, smoothed")
-        if best is not None:
-            return Candidate(label, smoothed(count), best, slow)
-        base = smoothed(len(smoothing))
+        if smoothing and is_inside(self._judge(smoothed(len(smoothing)))):
+            enough = self._fewest(len(smoothing), smoothed, share=_MARGIN)
+            count, best = enough or (len(smoothing), self._judge(smoothed(len(smoothing))))
+            return Candidate(smoothed(count), best, slow)
+        found = self._stepped(forms, smoothed(len(smoothing)), known)
+        if found is None:
+            for unit, _ in start.forms:
+                self.reasons[unit] = self._too_sensitive(unit, start, Plan(), known, judged.reason)
+            return None
+        plan, best = found
+        lost = {unit for unit, form in start.forms if plan.by_unit.get(unit) != form}
+        reasons = {unit: self._too_sensitive(unit, start, plan, known, judged.reason) for unit in lost}
+        return Candidate(plan, best, {**slow, **reasons})
+
+    def _stepped(self, forms: tuple[Form, ...], base: Plan, known: Sensitivity) -> tuple[Plan, Judgement] | None:
+        """The plan with the fewest units that are not in their fastest form; None where none is inside the budget."""
         frontiers = self._frontiers(forms, known, smooth=bool(base.smooth))
         down = steps(frontiers)
         top = Plan.of(fastest(frontiers), base.smooth, base.ranges)
@@ -187,17 +214,9 @@ class Search:
             return Plan.of({**top.by_unit, **{step.unit: step.form for step in down[:count]}}, top.smooth, top.ranges)
 
         most = next((count for count in range(len(down), 0, -1) if self._products(after(count))), 0)
-        if most == 0:
-            self._give_up(start, known, judged.reason)
-            return None
-        count, best = self._fewest(most, after, label)
-        if best is None:
-            self._give_up(start, known, judged.reason)
-            return None
-        plan, best = self._retry(after(count), best, down[:count], top, label)
-        lost = {unit for unit, form in start.forms if plan.by_unit.get(unit) != form}
-        reasons = {unit: self._too_sensitive(unit, start, plan, known, judged.reason) for unit in lost}
-        return Candidate(label, plan, best, {**slow, **reasons})
+        left = [sum(known.error(*each, smooth=bool(base.smooth)) ** 2 for each in after(n).forms) for n in range(most)]
+        found = self._fewest(most, after, left) if most else None
+        return None if found is None else self._retry(after(found[0]), found[1], down[: found[0]], top)
 
     def _form_of(self, plan: Plan, layer: int) -> Form | None:
         unit = self.bench.parts.unit_of.get(layer)
@@ -213,10 +232,6 @@ class Search:
             is not None
         }
 
-    def _give_up(self, start: Plan, known: Sensitivity, over: str) -> None:
-        for unit, _ in start.forms:
-            self.reasons[unit] = self._too_sensitive(unit, start, Plan(), known, over)
-
     def _too_sensitive(self, unit: int, start: Plan, plan: Plan, known: Sensitivity, over: str) -> str:
         form = start.by_unit[unit]
         error = known.error(unit, form)
@@ -224,13 +239,13 @@ class Search:
         taken = f"{instead} instead of {form}: " if instead is not None else ""
         return f"{taken}too sensitive: relative error {error:.4f} of its own; with all layers the {over}"
 
-    def _ranged(self, plan: Plan, label: str) -> Plan:
+    def _ranged(self, plan: Plan) -> Plan:
         """A plan with static parts, with the ranges that give the best quality."""
         methods = list(self.bench.parts.ranges)
         if not plan.ranges or len(methods) < 2:
             return plan
         plans = [replace(plan, ranges=method) for method in methods]
-        return min(plans, key=lambda each: drop_of(self._judge(each, f"{label}, ranges by {each.ranges}")))
+        return min(plans, key=lambda each: drop_of(self._judge(each)))
 
     def _sensitivity(self, forms: tuple[Form, ...], plan: Plan) -> Sensitivity:
         if forms not in self._known:
@@ -239,34 +254,47 @@ class Search:
                 self.bench.parts.divisors.update(dict.fromkeys(group, divisors))
         return self._known[forms]
 
-    def _fewest(self, most: int, choose: Callable[[int], Plan], label: str) -> tuple[int, Judgement | None]:
-        """The smallest count in 1..most whose plan is inside the budget, and its quality; None when none is."""
-        judged = self._judge(choose(most), label) if most else None
-        if judged is None or not is_inside(judged):
-            return most, None
-        low, high, best = 0, most, judged  # `low` is too few, `high` is enough
-        while high - low > 1:
+    def _fewest(
+        self, most: int, choose: Callable[[int], Plan], left: Sequence[float] = (), share: float = 1.0
+    ) -> tuple[int, Judgement] | None:
+        """A small count in 1..most whose plan is inside a share of the budget, and its quality; None where none is.
+
+        left: what errors of 0, 1, ... add up to; the drop in quality is about proportional to it. Without it, halving.
+        """
+        allowed = share * self.bench.trial.budget.drop
+        low, high = 0, most + 1  # `low` is too few, `high` is enough or was not tried
+        best: Judgement | None = None
+        for tried in range(_TRIALS):
+            if high - low <= 1:
+                break
             middle = (low + high) // 2
+            if left and tried < _GUESSES:
+                worst = max(drop_of(self._judge(choose(low))), 1e-12) / max(left[low], 1e-30)
+                wanted = next((n for n in range(low, most) if left[n] * worst <= allowed), most)
+                middle = min(max(wanted, low + 1), high - 1)
             self.bench.trial.ctx.progress(f"quantize: quality with {middle} of {most} changes")
-            judged = self._judge(choose(middle), label)
-            if is_inside(judged):
+            judged = self._judge(choose(middle))
+            if is_inside(judged) and (share == 1.0 or drop_of(judged) <= allowed):
                 high, best = middle, judged
+                if drop_of(judged) >= _NEAR * allowed:
+                    break
             else:
                 low = middle
-        return high, best
+        return None if best is None else (high, best)
 
-    def _retry(
-        self, plan: Plan, best: Judgement, given_up: Iterable[Step], top: Plan, label: str
-    ) -> tuple[Plan, Judgement]:
+    def _retry(self, plan: Plan, best: Judgement, given_up: Iterable[Step], top: Plan) -> tuple[Plan, Judgement]:
         """Bring back units that were given up, those first that save most time, as long as the budget allows."""
         lost = dict.fromkeys(step.unit for step in given_up)
         forms = top.by_unit
         order = sorted(lost, key=lambda unit: (-self._gain(self.units[unit], forms[unit]), unit))
+        failed = 0
         for unit in order[:_RETRIES]:
             trial = plan.but(unit, forms[unit])
-            judged = self._judge(trial, label)
+            judged = self._judge(trial)
             if is_inside(judged):
                 plan, best = trial, judged
+            elif (failed := failed + 1) == _FAILURES:
+                break
         return plan, best
 
     # --- speed of the whole model
@@ -274,21 +302,22 @@ class Search:
     def _fastest(self, found: Sequence[Candidate]) -> Outcome:
         """The fastest candidate, measured against the model."""
         self.bench.trial.ctx.progress("quantize: timing the model")
-        found = sorted(found, key=lambda each: -(self.gains.estimate(each.plan.forms) or 0.0))[:_FINALISTS]
+        found = sorted(found, key=lambda each: -(self.gains.estimate(each.plan) or 0.0))[:_FINALISTS]
         first = found[0]
         tables = [unit for unit, form in first.plan.forms if form == "table"]
         plans = [each.plan for each in found]
         bare = first.plan.without(tables)
         if tables:
             plans.append(bare)
-        speeds = self.bench.time(plans, (1 - ALONE_SHARE) * self.seconds)
+        speeds = self.bench.time(plans, WHOLE_SHARE * self.seconds)
         best = max(range(len(found)), key=lambda at: (speeds[at].verdict == "faster", speeds[at].ratio))
         chosen, speed = found[best], speeds[best]
+        self._fill_curve(chosen.plan, speed)
         if tables and self._cost_time(tables, speeds[0], speeds[-1]):
             reason = f"slower with it: {ratio_text(speeds[0])} against {ratio_text(speeds[-1])}"
             lost = [unit for unit, form in chosen.plan.forms if form == "table"]
             plan = chosen.plan.without(lost)
-            judged = self._judge(plan, f"{chosen.label} without tables")
+            judged = self._judge(plan)
             if is_inside(judged):
                 chosen = replace(
                     chosen, plan=plan, judged=judged, reasons={**chosen.reasons, **dict.fromkeys(lost, reason)}
@@ -299,6 +328,18 @@ class Search:
             reason = f"nothing beats float: ratio {ratio_text(speed)}"
             return Outcome(Plan(), speed=speed, skipped=reason, reasons=reasons)
         return self._outcome(chosen, speed)
+
+    def _fill_curve(self, plan: Plan, speed: Comparison) -> None:
+        """Make the other points of the curve better known."""
+        self.gains.learn(plan, speed.ratio)
+        self.bench.curve.expect(self.gains.estimate)
+        wanted = self.bench.curve.untimed(_TIMED) if speed.verdict == "faster" else []
+        if wanted:
+            self.bench.trial.ctx.progress("quantize: timing points of the trade-off curve")
+            try:
+                self.bench.time(wanted, CURVE_SHARE * self.seconds)
+            except RuntimeFailure as failure:
+                self.notes.append(f"points of the trade-off curve could not be timed: {failure}")
 
     def _cost_time(self, tables: Sequence[int], with_them: Comparison, without: Comparison) -> bool:
         """Whether tables in int8 surely slow the model down; they are there for size, so a little is accepted."""

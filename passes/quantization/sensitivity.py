@@ -128,15 +128,19 @@ class _Work:
             found = self.trial.probe(values, self.trial.feeds[0], shapes=False)
             rows = {place: a.reshape(-1, a.shape[-1]) for place, a in found.items()}
             return {place: (a[:: max(1, len(a) // _ROWS)], _extremes(a)) for place, a in rows.items()}
-        model = self.parts.model
-        places = {str(value.name): place for place, value in enumerate(values) if value.graph is model.graph}
-        wanted = {name: Observe(channels=-1, rows=_ROWS) for name in places}
-        seen = calibration.statistics(model, wanted)
+        places = {str(value.name): place for place, value in enumerate(values)}
+        seen = calibration.statistics(self.parts.model, rows_wanted(self.parts, values))
         return {
             places[name]: (one.rows, np.stack([one.channel_low, one.channel_high]))
             for name, one in seen.items()
             if one.rows is not None and one.channel_low is not None and one.channel_high is not None
         }
+
+
+def rows_wanted(parts: Parts, values: Iterable[ir.Value]) -> dict[str, Observe]:
+    """What errors are computed from, of those activations that can be seen."""
+    graph = parts.model.graph
+    return {str(value.name): Observe(channels=-1, rows=_ROWS) for value in values if value.graph is graph}
 
 
 def _extremes(a: Floats) -> Floats:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from .static_emit import quantize_static
 from .static_errors import layer_errors
-from .static_nodes import StaticFound, StaticNode, find_static
+from .static_nodes import StaticFound, find_static
 from .static_numbers import StaticScheme
+from .static_operators import StaticNode
 
 __all__ = ["StaticFound", "StaticNode", "StaticScheme", "find_static", "layer_errors", "quantize_static"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from accelc.pattern import MICROSOFT
 from accelc.rewrite import remove_dead, replace_value
 from accelc.target import Target
 
-from .static_nodes import StaticFound, StaticNode
+from .static_nodes import StaticFound
 from .static_numbers import Floats, Params, StaticScheme, StaticWeight, quantize_weight
+from .static_operators import StaticNode, clamp_bounds
 from .static_ranges import Ranges, Scales
 from .static_stem import Stem, find_stem
 from .static_values import IntegerValues
@@ -21,8 +23,11 @@ from .static_values import IntegerValues
 Spend = Callable[[str, str], bool]
 
 _FLOAT = ir.DataType.FLOAT
-_INTEGER_CLIP = 12
-"""The opset in which Clip and MaxPool take integers."""
+_MOST_STEM = {True: 256, False: 64}
+"""Multiplications for one result up to which a stem is written anew, where products are exact and where not."""
+_TILED_PRODUCTS = 768
+_TILED_PIXELS = 256
+"""Long sums at few places: there tiles beat the kernel that reads the image directly."""
 
 
 def quantize_static(
@@ -50,11 +55,16 @@ def quantize_static(
             break
         granted.append(each)
     if granted:
-        if model.graph.opset_imports.get("", 0) < _opset(scheme):
-            opsets.raise_to(model.graph, _opset(scheme), ir.names(model))
-            opsets.settle_ir_version(model)
-        _Emitter(model, found, granted, ranges, scheme).run()
+        raise_opset(model, scheme)
+        Emitter(model, found, granted, ranges, scheme).run()
     return granted, refused
+
+
+def raise_opset(model: ir.Model, scheme: StaticScheme) -> None:
+    """Bring a model to the opset that a scheme needs, where `opset_reason` is empty."""
+    if model.graph.opset_imports.get("", 0) < _opset(scheme):
+        opsets.raise_to(model.graph, _opset(scheme), ir.names(model))
+        opsets.settle_ir_version(model)
 
 
 def _opset(scheme: StaticScheme) -> int:
@@ -96,7 +106,9 @@ def _scaled(each: StaticNode, found: StaticFound, chosen: Collection[int]) -> li
     return each.reads if floats else [*each.reads, *each.outs]
 
 
-class _Emitter:
+class Emitter:
+    """Writes the integer form of nodes."""
+
     def __init__(
         self, model: ir.Model, found: StaticFound, nodes: list[StaticNode], ranges: Ranges, scheme: StaticScheme
     ) -> None:
@@ -142,13 +154,17 @@ class _Emitter:
         """Conv between DequantizeLinear and QuantizeLinear, which the runtime makes QLinearConv."""
         node, x = each.node, self.values.integer(each.reads[0])
         weight, attrs = _array(each.weight), self.attributes(each)
-        stem = None if self.scheme.wide else find_stem(node, weight.shape)
+        stem = None if self.scheme.wide else find_stem(node, weight.shape, _MOST_STEM[self.scheme.exact])
         if stem is not None:
             x = self.spread(each.reads[0], x, stem)
             weight = stem.weight(weight)
-            attrs = {k: v for k, v in attrs.items() if not (stem.attributes and k == "auto_pad")} | dict(stem.attributes)
-        integers = self.weight(each, weight, self.values.params[x])
-        inputs = [self.values.real(x), *self.constants(each, integers, 0, self.values.params[x])]
+            attrs = {k: v for k, v in attrs.items() if not (stem.attributes and k == "auto_pad")} | dict(
+                stem.attributes
+            )
+        depthwise = weight.shape[1] == 1 and ir.attribute(node, "group", 1) == len(weight)
+        integers = self.weight(each, weight, self.values.params[x], alone=depthwise)
+        zero = -1 if self.scheme.tiles and _prefers_tiles(weight.shape, ir.dims(node.outputs[0])) else 0
+        inputs = [self.values.real(x), *self.constants(each, integers, 0, self.values.params[x], zero=zero)]
         self.finish(
             each, self.values.node("Conv", inputs, _FLOAT, ir.dims(node.outputs[0]), attrs, name=node.name or "")
         )
@@ -207,18 +223,23 @@ class _Emitter:
         dims = ir.dims(each.node.outputs[0])
         return values.node("MatMulIntegerToFloat", inputs, _FLOAT, dims, domain=MICROSOFT, name=each.node.name or "")
 
-    def weight(self, each: StaticNode, weight: Floats, x: Params) -> StaticWeight:
+    def weight(self, each: StaticNode, weight: Floats, x: Params, *, alone: bool = False) -> StaticWeight:
         """The integers of a weight [N, ...] and its bias."""
-        return quantize_weight(weight, self.bias_row(each, len(weight)), x.scale, self.scheme)
+        return quantize_weight(weight, self.bias_row(each, len(weight)), x.scale, self.scheme, alone=alone)
 
     def constants(
-        self, each: StaticNode, weight: StaticWeight, axis: int, x: Params, values: np.ndarray[Any, Any] | None = None
+        self,
+        each: StaticNode,
+        weight: StaticWeight,
+        axis: int,
+        x: Params,
+        values: np.ndarray[Any, Any] | None = None,
+        zero: int = 0,
     ) -> list[ir.Value]:
-        """Weight and bias of a product as floats that come from integers."""
+        """Weight and bias of a product as floats that come from integers. values: the weight in another order."""
         hint = str(each.weight.name if each.weight is not None else "")
-        made = [
-            self.values.dequantized(weight.values if values is None else values, weight.scales, hint, axis),
-        ]
+        array = weight.values if values is None else values
+        made = [self.values.dequantized(array, weight.scales, hint, axis, zero)]
         if weight.bias is not None:
             scales = np.float32(x.scale) * weight.scales
             name = str(each.bias.name if each.bias is not None else hint)
@@ -274,8 +295,6 @@ class _Emitter:
 
     def bounds(self, node: ir.Node, params: Params) -> list[ir.Value]:
         """The limits of a clamp in integers."""
-        from .static_nodes import clamp_bounds
-
         found = clamp_bounds(node)
         assert found is not None
         limits = params.quantize(np.clip(found, -3e38, 3e38), self.scheme.numpy)
@@ -293,20 +312,32 @@ class _Emitter:
 
     def finish(self, each: StaticNode, made: ir.Value) -> None:
         """Make integers of a result, or let it stand as it is where nobody reads integers."""
-        if each.may_stay_float and not self.found.in_chosen(each.out, self.chosen):
-            if each.clamp is not None:
-                inputs = [made, *each.clamp.inputs[1:]]
-                attrs = ir.attributes(each.clamp)
-                name = each.clamp.name or ""
-                made = self.values.node(each.clamp.op_type, inputs, _FLOAT, ir.dims(each.out), attrs, name=name)
-            replace_value(each.out, made)
+        if self.found.in_chosen(each.out, self.chosen) or not each.may_stay_float:
+            self.settle(each, self.values.quantize(made, self.scales.params(each.out)), self.scales.params(each.out))
             return
-        params = self.scales.params(each.out)
-        self.values.adopt(each.out, self.values.quantize(made, params), params)
+        if each.clamp is not None:
+            inputs = [made, *each.clamp.inputs[1:]]
+            attrs = ir.attributes(each.clamp)
+            name = each.clamp.name or ""
+            made = self.values.node(each.clamp.op_type, inputs, _FLOAT, ir.dims(each.out), attrs, name=name)
+        self.settle(each, made, None)
+
+    def settle(self, each: StaticNode, made: ir.Value, params: Params | None) -> None:
+        """Let a result stand for what the node computes. params: of integers; None for floats."""
+        if params is None:
+            replace_value(each.out, made)
+        else:
+            self.values.adopt(each.out, made, params)
 
     @staticmethod
     def attributes(each: StaticNode) -> dict[str, Any]:
         return dict(ir.attributes(each.node))
+
+
+def _prefers_tiles(weight: tuple[int, ...], out: tuple[ir.Dim, ...] | None) -> bool:
+    """Whether a convolution is faster as a matrix product. The runtime makes it one where zero points are not zero."""
+    places = [dim for dim in (out or ())[2:] if isinstance(dim, int)]
+    return prod(weight[1:]) >= _TILED_PRODUCTS and len(places) == len(weight) - 2 and prod(places) <= _TILED_PIXELS
 
 
 def _array(value: ir.Value | None) -> Floats:

@@ -19,6 +19,8 @@ Activation = Literal["u8", "s8", "u16", "s16"]
 _TINY = float(np.finfo(np.float32).tiny)
 _MOST_BIAS = 2.0**30
 """Magnitude of an integer bias, so that the sum of products on top of it stays within 32 bits."""
+_MOST_PAIR = 127
+"""Two neighbours at most 128 together cannot overflow: 128 * 255 < 2**15; rounding may add one."""
 _LEAST_BIAS_STEPS = 2.0**20
 """Into how many steps the bias of a channel without weights is divided."""
 _TYPES: dict[Activation, tuple[Any, ir.DataType]] = {
@@ -33,9 +35,11 @@ _TYPES: dict[Activation, tuple[Any, ir.DataType]] = {
 class StaticScheme:
     """How activations and weights become integers.
 
-    activation: unsigned or signed, 8 or 16 bits; asymmetric per tensor. bits: of weights, 8, or 7 where products of
-    u8 x s8 saturate in pairs. per_channel: a scale for each output channel. qoperator: integer operators are written
-    where the runtime does not form them itself. vendor: com.microsoft operators may be used.
+    activation: unsigned or signed, 8 or 16 bits; asymmetric per tensor. bits: of weights, 8 or 7. per_channel: a scale
+    for each output channel. qoperator: integer operators are written where the runtime does not form them itself.
+    vendor: com.microsoft operators may be used. exact: the processor adds products of u8 x s8 exactly; else no two
+    neighbours in a weight may be so large that their products overflow 16 bits, and each channel has as many bits as
+    that leaves it, 7 to 8. tiles: the processor multiplies tiles (AMX), which only the matrix kernels use.
     """
 
     activation: Activation = "u8"
@@ -43,6 +47,8 @@ class StaticScheme:
     per_channel: bool = True
     qoperator: bool = True
     vendor: bool = True
+    exact: bool = True
+    tiles: bool = False
 
     @classmethod
     def of(
@@ -55,7 +61,8 @@ class StaticScheme:
         vendor: bool = True,
     ) -> StaticScheme:
         """The form that is exact and fast on a target; bits: what the user insists on."""
-        return cls(activation, bits or (8 if target.int8_dot_exact else 7), per_channel, vendor, vendor)
+        exact, tiles = target.int8_dot_exact, "amx_int8" in target.isa
+        return cls(activation, bits or (8 if exact else 7), per_channel, vendor, vendor, exact, tiles)
 
     @property
     def top(self) -> int:
@@ -83,7 +90,8 @@ class StaticScheme:
         return 21 if self.wide else 13
 
     def __str__(self) -> str:
-        return f"static {self.activation} x s8, {self.bits} bits, per {'channel' if self.per_channel else 'tensor'}"
+        bits = f"{self.bits} bits" if self.exact else "7 to 8 bits"
+        return f"static {self.activation} x s8, {bits}, per {'channel' if self.per_channel else 'tensor'}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,8 @@ class Params:
         """QuantizeLinear."""
         info = np.iinfo(kind)
         rounded = np.rint(np.asarray(array, np.float32) / self.scale) + self.zero
-        return rounded.clip(info.min, info.max).astype(kind)
+        result: NDArray[Any] = rounded.clip(info.min, info.max).astype(kind)
+        return result
 
 
 def params_of(low: float, high: float, scheme: StaticScheme) -> Params:
@@ -128,18 +137,23 @@ class StaticWeight:
         return self.values * _beside(self.scales, self.values.ndim)
 
 
-def quantize_weight(weight: Floats, bias: Floats | None, x_scale: np.float32, scheme: StaticScheme) -> StaticWeight:
-    """Symmetric rounding of a finite weight [N, ...]. A channel that lies on a grid of integers keeps them.
+def quantize_weight(
+    weight: Floats, bias: Floats | None, x_scale: np.float32, scheme: StaticScheme, *, alone: bool = False
+) -> StaticWeight:
+    """Symmetric rounding of a finite weight [N, K] or [N, C, kernel...]. A channel on a grid of integers keeps them.
 
-    The scales are large enough for the integers of the bias to fit. bias: [N] or None.
+    The scales are large enough for the integers of the bias to fit. bias: [N] or None. alone: no two products are ever
+    added in 16 bits, as in depthwise convolutions.
     """
-    rows = weight.reshape(len(weight), -1)
+    rows = np.ascontiguousarray(np.moveaxis(weight, 1, -1)).reshape(len(weight), -1)
+    top = 127 if alone else scheme.top
     largest = np.abs(rows).max(axis=1).astype(np.float64)
-    exact = on_grid(np.ascontiguousarray(rows.T), scheme.top) if scheme.per_channel else None
-    if exact is not None:
-        scales = np.where(np.isnan(exact) | (largest == 0), largest / scheme.top, exact)
-    else:
-        scales = np.full(len(rows), largest.max() / scheme.top)
+    scales = largest / top
+    if not scheme.exact and not alone:
+        scales = np.maximum(largest / 127, _largest_pairs(rows) / _MOST_PAIR)
+    if scheme.per_channel:
+        exact = on_grid(np.ascontiguousarray(rows.T), top)
+        scales = np.where(np.isnan(exact) | (largest == 0), scales, exact)
     if bias is not None:
         size = np.abs(bias).astype(np.float64)
         scales = np.where(scales < _TINY, size / (float(x_scale) * _LEAST_BIAS_STEPS), scales)
@@ -147,12 +161,21 @@ def quantize_weight(weight: Floats, bias: Floats | None, x_scale: np.float32, sc
     if not scheme.per_channel:
         scales = np.full(len(rows), scales.max())
     steps = np.where(scales < _TINY, 1.0, scales).astype(np.float32)
-    values = np.rint(rows / steps[:, None]).clip(-scheme.top, scheme.top).astype(np.int8)
+    values = np.rint(weight / _beside(steps, weight.ndim)).clip(-127, 127).astype(np.int8)
     integers = None
     if bias is not None:
         limit = 2.0**31 - 1
         integers = np.rint(bias.astype(np.float64) / (float(x_scale) * steps)).clip(-limit, limit).astype(np.int32)
-    return StaticWeight(values.reshape(weight.shape), steps if scheme.per_channel else steps[:1].reshape(()), integers)
+    return StaticWeight(values, steps if scheme.per_channel else steps[:1].reshape(()), integers)
+
+
+def _largest_pairs(rows: Floats) -> NDArray[np.float64]:
+    """The largest magnitude in each row of the sum of two neighbours with the same sign."""
+    if rows.shape[1] < 2:
+        return np.zeros(len(rows))
+    sums = np.abs(rows[:, :-1].astype(np.float64) + rows[:, 1:])
+    result: NDArray[np.float64] = np.where(rows[:, :-1] * rows[:, 1:] > 0, sums, 0).max(axis=1)
+    return result
 
 
 def _beside(scales: Floats, rank: int) -> Floats:

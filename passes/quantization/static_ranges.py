@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from accelc import ir
 
-from .static_nodes import StaticNode
 from .static_numbers import Params, StaticScheme, params_of
+from .static_operators import StaticNode
 
 Ranges = Mapping[str, tuple[float, float]]
 

@@ -68,8 +68,11 @@ class Stem:
         return image
 
 
-def find_stem(node: ir.Node, weight: tuple[int, ...]) -> Stem | None:
-    """How a convolution with a weight [N, C, high, wide] is better written; None where it is fine as it is."""
+def find_stem(node: ir.Node, weight: tuple[int, ...], most: int) -> Stem | None:
+    """How a convolution with a weight [N, C, high, wide] is better written; None where it is fine as it is.
+
+    most: multiplications for one result, above which it is left alone.
+    """
     dims = ir.dims(node.inputs[0])
     if len(weight) != 4 or dims is None or len(dims) != 4 or ir.attribute(node, "group", 1) != 1:
         return None
@@ -79,10 +82,9 @@ def find_stem(node: ir.Node, weight: tuple[int, ...]) -> Stem | None:
     stem = _blocks(node, (dims[2], dims[3]), weight)
     if stem is None:
         stem = Stem(channels, -channels % _ALIGNMENT, (dims[2], dims[3]))
-        growth = (channels + stem.filled) / channels
-    else:
-        growth = (channels + stem.filled) * stem.taps * stem.block / (channels * weight[3])
-    return stem if growth <= _MOST_GROWTH else None
+    wide = stem.taps * stem.block or weight[3]
+    products, before = (channels + stem.filled) * weight[2] * wide, channels * weight[2] * weight[3]
+    return stem if products <= min(_MOST_GROWTH * before, most) else None
 
 
 def _blocks(node: ir.Node, size: tuple[ir.Dim, ir.Dim], weight: tuple[int, ...]) -> Stem | None:

@@ -10,7 +10,7 @@ import numpy as np
 from accelc import ir
 from accelc.pattern import MICROSOFT
 
-from .static_numbers import Params, StaticScheme
+from .static_numbers import Params, StaticScheme, params_of
 from .static_ranges import Scales
 
 _FLOAT = ir.DataType.FLOAT
@@ -20,7 +20,7 @@ Dims = Sequence[ir.Dim] | None
 class IntegerValues:
     """The integers that stand for float values of the main graph: one QuantizeLinear and one DequantizeLinear each.
 
-    before: the node in front of which new nodes go.
+    before: the node in front of which new nodes go; None puts them at the end.
     """
 
     def __init__(self, model: ir.Model, scales: Scales, scheme: StaticScheme) -> None:
@@ -39,11 +39,13 @@ class IntegerValues:
         """The integers of a float value; it is quantized where it is made, when it was not before."""
         if value not in self._integers:
             array = ir.const(value)
-            params = self.scales.params(value) if array is None else None
-            if params is not None:
-                self.adopt(value, self.quantize(value, params), params)
-            elif array is not None:
-                self.adopt(value, *self._constant_integers(value, array))
+            if array is None:
+                params = self.scales.params(value)
+                made = self.quantize(value, params)
+            else:
+                params = params_of(float(array.min()), float(array.max()), self.scheme)
+                made = self.constant(params.quantize(array, self.scheme.numpy), f"{value.name}_quantized")
+            self.adopt(value, made, params)
         return self._integers[value]
 
     def knows(self, value: ir.Value) -> bool:
@@ -68,19 +70,14 @@ class IntegerValues:
         inputs = [value, self.scale(params.scale), self.zero(params)]
         return self._linear("QuantizeLinear", inputs, self.scheme.dtype, ir.dims(value), value)
 
-    def dequantized(self, array: np.ndarray[Any, Any], scales: Any, hint: str, axis: int | None) -> ir.Value:
-        """Constant integers as floats: array * scales along an axis."""
+    def dequantized(self, array: np.ndarray[Any, Any], scales: Any, hint: str, axis: int, zero: int = 0) -> ir.Value:
+        """Constant integers as floats: array * scales along an axis. zero: a zero point to store them with."""
         scales = np.asarray(scales, np.float32)
-        zeros = self.constant(np.zeros(scales.shape, array.dtype), f"{hint}_zero_point")
+        zeros = self.constant(np.full(scales.shape, zero, array.dtype), f"{hint}_zero_point")
+        array = array + np.array(zero, array.dtype)
         inputs = [self.constant(array, f"{hint}_quantized"), self.constant(scales, f"{hint}_scale"), zeros]
-        attrs = {"axis": axis} if axis is not None and scales.ndim else {}
+        attrs = {"axis": axis} if scales.ndim else {}
         return self.node("DequantizeLinear", inputs, _FLOAT, array.shape, attrs, name=f"{hint}/DequantizeLinear")
-
-    def _constant_integers(self, value: ir.Value, array: np.ndarray[Any, Any]) -> tuple[ir.Value, Params]:
-        from .static_numbers import params_of
-
-        params = params_of(float(array.min()), float(array.max()), self.scheme)
-        return self.constant(params.quantize(array, self.scheme.numpy), f"{value.name}_quantized"), params
 
     # --- nodes and constants
 
@@ -112,7 +109,7 @@ class IntegerValues:
         domain: str = "",
         name: str = "",
     ) -> ir.Value:
-        """A node in front of the one that is being replaced; its only output."""
+        """A node at the place for new ones; its only output."""
         return self.nodes(op_type, inputs, dtype, [dims], attrs, domain=domain, name=name)[0]
 
     def nodes(
@@ -128,8 +125,10 @@ class IntegerValues:
     ) -> Sequence[ir.Value]:
         """The same with several outputs."""
         made = self._made(op_type, inputs, dtype, shapes, attrs, domain, name)
-        assert self.before is not None
-        self.graph.insert_before(self.before, made)
+        if self.before is None:
+            self.graph.append(made)
+        else:
+            self.graph.insert_before(self.before, made)
         return made.outputs
 
     def _linear(

@@ -51,8 +51,9 @@ class Trial:
         return f"{held / 1e9:.1f} GB of weights are too many to try variants in memory" if held > _MOST_BYTES else ""
 
     def copy(self, change: Callable[[ir.Model], object] | None = None) -> ir.Model:
-        """A copy of the model with a change made to it."""
-        model = ir.from_proto(ir.to_proto(self.model), self.folder or "")
+        """A copy of the model with a change made to it; weights that stay are shared."""
+        model = self.model.clone()
+        model.meta.update(self.model.meta)
         if change is not None:
             change(model)
         return model

@@ -168,4 +168,4 @@ def test_why_of_an_unknown_name(gelu: Path) -> None:
     error = one_line_error(run("optimize", gelu, "--why", "atention"), 2)
     assert "did you mean attention" in error
     error = one_line_error(run("optimize", gelu, "--why", "zzz"), 2)
-    assert "--why takes attention, norm, activation, a pass or a rule" in error
+    assert "--why takes attention, norm, activation, quantize, another pass or a rule" in error

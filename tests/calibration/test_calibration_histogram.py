@@ -1,0 +1,92 @@
+"""Histograms: right counts, and the same ones whatever the order in which parts are added."""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accelc.calibration.histogram import MOST_BINS, Histogram, Tally, count
+
+NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+ARRAYS = st.lists(NUMBERS, min_size=1, max_size=20).map(lambda values: np.array(values, np.float32))
+
+
+def same(one: Histogram, two: Histogram) -> bool:
+    return (one.exponent, one.first) == (two.exponent, two.first) and np.array_equal(one.counts, two.counts)
+
+
+def slowly(array: np.ndarray) -> dict[int, int]:
+    """Bins and counts, in exact arithmetic, element by element."""
+    _, power = math.frexp(max(abs(float(each)) for each in array))
+    exponent = max(power - 14, -114)
+    found: dict[int, int] = {}
+    for each in array:
+        top, bottom = float(each).as_integer_ratio()
+        place = top // (bottom << exponent) if exponent >= 0 else (top << -exponent) // bottom
+        found[place] = found.get(place, 0) + 1
+    return found
+
+
+@settings(max_examples=60)
+@given(ARRAYS)
+def test_bins_are_exact(array: np.ndarray) -> None:
+    found = count(array)
+    bins = {found.first + i: int(n) for i, n in enumerate(found.counts) if n}
+    assert bins == slowly(array)
+    assert len(found.counts) <= MOST_BINS
+    assert found.counts[0]
+    assert found.counts[-1]
+
+
+@settings(max_examples=40)
+@given(st.lists(ARRAYS, min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_parts_add_up_in_any_order(arrays: list[np.ndarray], random: object) -> None:
+    whole = count(np.concatenate(arrays))
+    random.shuffle(arrays)  # type: ignore[attr-defined]
+    assert same(reduce(add, map(count, arrays)), whole)
+    assert same(reduce(lambda one, two: two + one, map(count, arrays)), whole)
+    tally = Tally()
+    for array in arrays:
+        tally.add(array, float(array.min()), float(array.max()))
+    assert same(tally.histogram(), whole)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1.0, 1e30])
+def test_many_elements_agree_with_numpy(dtype: type, scale: float) -> None:
+    random = np.random.default_rng(0)
+    array = (random.standard_normal(200_000) * scale).astype(dtype)
+    array[:1000] = 0.0
+    found = count(array)
+    expected, _ = np.histogram(array.astype(np.float64), found.edges)
+    assert np.array_equal(found.counts, expected)
+    assert found.total == array.size
+
+
+def test_zeros_count_to_the_right() -> None:
+    found = count(np.array([-1.0, -0.0, 0.0, 0.0, 1e-30, -1e-30, 1.0], np.float32))
+    assert found.counts[-found.first] == 4
+    assert found.counts[-found.first - 1] == 1
+
+
+@settings(max_examples=50)
+@given(ARRAYS, st.integers(2, 300))
+def test_other_bins_hold_every_element(array: np.ndarray, bins: int) -> None:
+    low, high = float(array.min()), float(array.max())
+    reach = max(abs(low), abs(high))
+    counts = count(array).rebinned(np.linspace(-reach, reach, bins + 1), low, high)
+    assert counts.sum() == array.size
+    assert (counts >= 0).all()
+
+
+def test_a_bin_across_an_edge_is_split_in_proportion() -> None:
+    histogram = Histogram(0, 0, np.array([0, 100, 0, 20], np.int64))
+    assert histogram.rebinned(np.array([0.0, 1.25, 3.5, 4.0]), 1.0, 4.0).tolist() == [25, 85, 10]
+    assert histogram.edges.tolist() == [0, 1, 2, 3, 4]
+    assert histogram.coarser(1).counts.tolist() == [100, 20]

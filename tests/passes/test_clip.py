@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from quality_graphs import Array, distance, logits, model_of, normal, outputs, round_weights, shipped
+
+from accelc import structure
+from accelc.context import Context, Fuel
+from accelc.errors import UsageError
+from accelc.pass_base import make_pass, run_pass
+from accelc.passes.clip import Clip
+from accelc.passes.quantization.grid import on_grid
+from accelc.passes.quantization.linear import find_linear
+from accelc.testing import context
+
+GRAPH = "(float[n,256] x) => (float[n,32] y) { y = MatMul(x, w) }"
+
+
+def with_outliers() -> Array:
+    weights = normal(256, 32)
+    weights[7, ::2] = 6
+    return weights
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "percentile", "percentile": 99.5}, {"block": 64}])
+def test_outlying_weights_are_clipped(options: dict[str, object]) -> None:
+    weights, x = with_outliers(), normal(64, 256, seed=2)
+    model = model_of(GRAPH, {"w": weights})
+    wanted = outputs(model, {"x": x})[0]
+    plain = np.linalg.norm(outputs(round_weights(model_of(GRAPH, {"w": weights}), 4), {"x": x})[0] - wanted)
+    result = run_pass(make_pass(Clip, {"bits": 4, **options}), model, context())
+    structure.check(model)
+    assert result.changes == 1
+    assert np.linalg.norm(outputs(model, {"x": x})[0] - wanted) < 0.95 * plain
+    columns = find_linear(model)[0][0].columns()
+    assert not np.isnan(on_grid(columns[:64], 7)).any()
+    assert run_pass(make_pass(Clip, {"bits": 4, **options}), model, context()).changes == 0
+
+
+def test_even_weights_stay() -> None:
+    weights = np.random.default_rng(0).uniform(-1, 1, (256, 32)).astype(np.float32)
+    model = model_of(GRAPH, {"w": weights})
+    result = run_pass(Clip(), model, context())
+    assert "no weights" in result.skipped
+    assert "does not lower" in str(result.details["refused"])
+    np.testing.assert_array_equal(find_linear(model)[0][0].columns(), weights)
+
+
+def test_few_bits_cost_less_on_a_shipped_model() -> None:
+    name = "digits_cnn"
+    wanted, _ = logits(shipped(name), name)
+    plain = distance(round_weights(shipped(name), 4), name, wanted)
+    model = shipped(name)
+    assert run_pass(Clip(bits=4), model, context()).changes >= 5
+    assert distance(round_weights(model, 4), name, wanted) < 0.9 * plain
+
+
+def test_fuel() -> None:
+    model = shipped("digits_cnn")
+    assert run_pass(Clip(bits=4), model, Context(context().target, fuel=Fuel(2))).changes == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "kl"}, {"percentile": 20}, {"bits": 16}, {"block": 32, "per_channel": False}]
+)
+def test_options_are_checked(options: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        make_pass(Clip, options)

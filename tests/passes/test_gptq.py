@@ -1,0 +1,231 @@
+"""GPTQ: the numbers alone, and as a pass on shipped models."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from accelc import ir
+from accelc.backends.cpu import CpuBackend
+from accelc.calibration import Calibration
+from accelc.context import Context, Fuel
+from accelc.data import Feed
+from accelc.infer import infer_model
+from accelc.pass_base import PassResult, make_pass, run_pass
+from accelc.passes.gptq import Gptq
+from accelc.passes.quantization.gptq_numbers import Grid, column_errors, gptq
+from accelc.passes.quantization.layers import find_layers
+from accelc.passes.quantization.weights import BlockScheme, quantize_weights
+from accelc.passes.quantization.weights_numbers import quantize_blocks
+from accelc.runner import Runner
+from accelc.source import Source
+from accelc.testing import run
+
+MODELS = Path(__file__).parents[2] / "models"
+Array = np.ndarray[Any, Any]
+SCHEMES = [BlockScheme(4, 32), BlockScheme(4, 32, False), BlockScheme(8, 64), BlockScheme(4, 64, clip=True)]
+
+
+def correlated(rows: int, columns: int, seed: int = 0) -> Array:
+    """Inputs that mostly lie in a space of fewer dimensions, as activations do."""
+    random = np.random.default_rng(seed)
+    mixed = random.standard_normal((rows, columns // 4)) @ random.standard_normal((columns // 4, columns))
+    return (mixed + 0.1 * random.standard_normal((rows, columns))).astype(np.float32)
+
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+# --- numbers
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("k", [128, 100])
+def test_the_grid_is_that_of_plain_rounding(scheme: BlockScheme, k: int) -> None:
+    weight = normal(k, 20)
+    plain = Grid.of(weight, scheme, scheme.block_size).nearest(weight, np.arange(k))
+    np.testing.assert_allclose(plain, quantize_blocks(weight, scheme).floats(), atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [True, False])
+def test_inputs_that_do_not_depend_on_each_other_give_plain_rounding(order: bool) -> None:
+    weight = normal(100, 20)
+    grid = Grid.of(weight, BlockScheme(4, 32), 32)
+    found = gptq(weight, np.diag(np.linspace(1, 5, 100)), grid, order=order)
+    np.testing.assert_array_equal(found, grid.nearest(weight, np.arange(100)))
+
+
+@pytest.mark.parametrize("order", [True, False])
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_errors_fall_and_never_rise(scheme: BlockScheme, order: bool) -> None:
+    weight, x = normal(200, 40), correlated(1000, 200)
+    gram = x.T @ x
+    grid = Grid.of(weight, scheme, scheme.block_size)
+    found, plain = gptq(weight, gram, grid, order=order), grid.nearest(weight, np.arange(200))
+    after, before = (np.square(x @ (each - weight)).sum(axis=0) for each in (found, plain))
+    assert (after <= before * 1.001).all()
+    assert after.sum() < 0.4 * before.sum()
+    np.testing.assert_allclose(column_errors(plain - weight, gram), before, rtol=0.01)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_what_comes_out_lies_on_the_grid(scheme: BlockScheme) -> None:
+    weight, x = normal(200, 40), correlated(1000, 200)
+    found = gptq(weight, x.T @ x, Grid.of(weight, scheme, scheme.block_size))
+    np.testing.assert_allclose(quantize_blocks(found, scheme).floats(), found, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "gram",
+    [np.zeros((64, 64)), np.ones((64, 64)), np.diag(np.r_[np.ones(32), np.zeros(32)])],
+    ids=["nothing seen", "one direction", "half never seen"],
+)
+def test_data_that_says_little_does_no_harm(gram: Array) -> None:
+    weight = normal(64, 20)
+    grid = Grid.of(weight, BlockScheme(4, 32), 32)
+    found, plain = gptq(weight, gram, grid), grid.nearest(weight, np.arange(64))
+    assert np.isfinite(found).all()
+    assert (column_errors(found - weight, gram) <= column_errors(plain - weight, gram)).all()
+
+
+# --- the pass
+
+
+class Samples:
+    """Feed sets as calibration data."""
+
+    where, index, of = "samples", 0, 1
+
+    def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
+        self.feeds = feeds
+
+    @property
+    def count(self) -> int:
+        return len(self.feeds)
+
+    def __iter__(self) -> Iterator[Feed]:
+        return (Feed(values, f"samples[{i}]") for i, values in enumerate(self.feeds))
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    with Runner() as one:
+        yield one
+
+
+def rounded(
+    model: ir.Model, runner: Runner, feeds: Sequence[Mapping[str, Any]], fuel: Fuel | None = None, **options: Any
+) -> PassResult:
+    calibration = Calibration(Samples(feeds), lambda: runner)
+    ctx = Context(CpuBackend().target(), backend=CpuBackend(), runner=runner, calibration=calibration, fuel=fuel)
+    return run_pass(make_pass(Gptq, options), model, ctx)
+
+
+def outputs(model: ir.Model, feeds: Mapping[str, Array]) -> Array:
+    return np.asarray(run(ir.to_proto(model).SerializeToString(), feeds)[0])
+
+
+def stored(model: ir.Model, scheme: BlockScheme) -> ir.Model:
+    """The products of a model with weights in blocks."""
+    layers = find_layers(model, embeddings=False, portable=False).layers
+    quantize_weights(model, layers, scheme, lambda *_: True)
+    return model
+
+
+def shipped(name: str) -> tuple[ir.Model, list[dict[str, Array]], dict[str, Array], Array]:
+    """A model, 128 calibration samples, and evaluation data with labels."""
+    calibration, held_out = (dict(np.load(MODELS / f"{name}.{kind}.npz")) for kind in ("calibration", "eval"))
+    labels = held_out.pop("labels")
+    feeds = [{key: array[i : i + 4] for key, array in calibration.items()} for i in range(0, 128, 4)]
+    return Source.of(MODELS / f"{name}.onnx").fresh(), feeds, held_out, labels
+
+
+@pytest.mark.parametrize("name", ["digits_mlp", "text_encoder"])
+def test_four_bits_on_shipped_models(name: str, runner: Runner) -> None:
+    """Outputs are several times closer than by plain rounding, and accuracy stays."""
+    original, feeds, held_out, labels = shipped(name)
+    wanted = outputs(original, held_out)
+    plain = outputs(stored(shipped(name)[0], BlockScheme(4, 32)), held_out)
+    model = shipped(name)[0]
+    result = rounded(model, runner, feeds)
+    assert result.changes == len(find_layers(model, embeddings=False, portable=False).layers)
+    assert all(layer["after"] <= layer["before"] for layer in result.details["layers"])
+    got = outputs(stored(model, BlockScheme(4, 32)), held_out)
+    assert np.square(got - wanted).sum() < 0.4 * np.square(plain - wanted).sum()
+    accuracy = [float((each.argmax(axis=-1) == labels).mean()) for each in (wanted, got)]
+    assert accuracy[1] >= accuracy[0] - 0.01
+
+
+PRODUCTS = """<ir_version: 8, opset_import: ["": 17]> main (float[N, 64] a) => (float[N, 40] y, float[N, 40] z) {
+    b = Relu(a)
+    y = Gemm<transB: int = 1, alpha: float = 0.5>(b, w, c)
+    z = MatMul(b, v)
+}"""
+
+
+def products() -> ir.Model:
+    model = ir.parse(PRODUCTS)
+    scope, names = ir.Scope(model.graph, model.graph, model.graph), ir.names(model)
+    for node, arrays in zip(
+        [node for node in ir.walk(model) if node.op_type != "Relu"],
+        [(normal(40, 64, seed=1), normal(40, seed=2)), (normal(64, 40, seed=3),)],
+        strict=True,
+    ):
+        for place, array in enumerate(arrays, 1):
+            node.replace_input_with(place, ir.new_constant(scope, names, "weight", ir.array_tensor(array), node))
+    infer_model(model)
+    return model
+
+
+def test_a_transposed_weight_with_a_factor(runner: Runner) -> None:
+    feeds = [{"a": correlated(64, 64, seed)} for seed in range(4)]
+    model = products()
+    wanted = outputs(model, feeds[0])
+    assert rounded(model, runner, feeds, block_size=16).changes == 2
+    snapped = outputs(model, feeds[0])
+    blocks = BlockScheme(4, 16, accuracy_level=0)
+    np.testing.assert_allclose(outputs(stored(model, blocks), feeds[0]), snapped, atol=1e-4)
+    plain = outputs(stored(products(), blocks), feeds[0])
+    assert np.square(snapped - wanted).sum() < 0.5 * np.square(plain - wanted).sum()
+
+
+def test_fuel_stops_it_between_layers(runner: Runner) -> None:
+    feeds = [{"a": correlated(64, 64)}]
+    assert rounded(products(), runner, feeds, Fuel(1)).changes == 1
+    assert rounded(products(), runner, feeds, Fuel(0)).skipped == "out of fuel"
+
+
+def test_without_data_it_says_what_it_needs() -> None:
+    result = run_pass(Gptq(), products(), Context(CpuBackend().target()))
+    assert result.skipped == "it needs calibration data (--calibration)"
+
+
+def test_a_weight_that_is_a_table_too_is_left_alone(runner: Runner) -> None:
+    model = ir.parse(
+        """<ir_version: 8, opset_import: ["": 17]> main (int64[N] i) => (float[N, 2000] y)
+        <float[2000, 64] w> {
+            e = Gather(w, i)
+            t = Transpose<perm = [1, 0]>(w)
+            y = MatMul(e, t)
+        }""".replace("<float[2000, 64] w> ", "")
+        .replace("e = Gather", "w = ConstantOfShape<value = float {1.0}>(s) e = Gather")
+        .replace("(int64[N] i) =>", "(int64[N] i, int64[2] s) =>")
+    )
+    (made,) = (node for node in ir.walk(model) if node.op_type == "ConstantOfShape")
+    scope = ir.Scope(model.graph, model.graph, model.graph)
+    table = ir.new_constant(scope, ir.names(model), "table", ir.array_tensor(normal(2000, 64)))
+    made.outputs[0].replace_all_uses_with(table)
+    model.graph.remove(made, safe=True)
+    infer_model(model)
+    result = rounded(model, runner, [{"i": np.arange(8), "s": np.array([2000, 64])}])
+    assert result.changes == 0
+    assert set(result.details["refused"].values()) == {"its weight is also a table"}
+
+
+@pytest.mark.parametrize("options", [{"bits": 5}, {"block_size": 20}, {"damping": 0.0}])
+def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match=next(iter(options))):
+        make_pass(Gptq, options)

@@ -1,0 +1,316 @@
+"""Which form each unit takes: the choice by numbers, the options, the curve, and what is kept between runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from accelc import ir
+from accelc.backends.cpu import CpuBackend
+from accelc.calibration import Calibration
+from accelc.context import Context, Fuel, Settings
+from accelc.data import Feed, Sample
+from accelc.errors import PassError
+from accelc.infer import infer_model
+from accelc.measure import Comparison, Verdict
+from accelc.pass_base import PassResult, make_pass, run_pass
+from accelc.passes.quantization.choices import Choice, fastest, frontier, steps
+from accelc.passes.quantization.curve import Curve, Point
+from accelc.passes.quantization.trial import Trial
+from accelc.passes.quantize import METADATA, Quantize
+from accelc.runner import Runner
+from accelc.testing import run
+
+Array = np.ndarray[Any, Any]
+Ratios = Mapping[str, float]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds what another one measured."""
+    monkeypatch.setenv("ACCELC_CACHE", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    with Runner() as one:
+        yield one
+
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def model_of(graph: str, weights: Mapping[str, Array]) -> ir.Model:
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> main {graph}')
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
+    for index, node in enumerate(proto.graph.node):
+        node.name = f"{node.op_type}{index}"
+    model = ir.from_proto(proto)
+    infer_model(model)
+    return model
+
+
+def outputs(model: ir.Model, feed: Mapping[str, Array]) -> dict[str, Array]:
+    names = [str(value.name) for value in model.graph.outputs]
+    return dict(zip(names, run(ir.to_proto(model).SerializeToString(), feed), strict=True))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Calibration data."""
+
+    feeds: Sequence[Feed]
+    where: str = "the test"
+    index: int = 0
+    of: int = 1
+
+    @property
+    def count(self) -> int:
+        return len(self.feeds)
+
+    def __iter__(self) -> Iterator[Feed]:
+        return iter(self.feeds)
+
+
+def quantized(
+    model: ir.Model,
+    runner: Runner,
+    feed: Mapping[str, Array],
+    *,
+    calibrate: bool = False,
+    max_drop: float = 0.01,
+    fuel: Fuel | None = None,
+    **options: Any,
+) -> PassResult:
+    samples = [Sample(Feed(feed, "test"), outputs(model, feed))]
+    ctx = Context(
+        CpuBackend().target(),
+        Settings(measure=True, max_drop=max_drop),
+        backend=CpuBackend(),
+        runner=runner,
+        samples=lambda: samples,
+        calibration=Calibration(Samples([Feed(feed, "test")]), lambda: runner) if calibrate else None,
+        fuel=fuel,
+    )
+    return run_pass(make_pass(Quantize, options), model, ctx)
+
+
+def comparison(ratio: float, verdict: Verdict = "faster") -> Comparison:
+    return Comparison(ratio, ratio * 0.98, ratio * 1.02, verdict, 1.0, 1 / ratio, 1.0, 1 / ratio, 20, 0.01)
+
+
+def speeds(monkeypatch: pytest.MonkeyPatch, alone: Ratios, whole: Callable[[ir.Model], float] | float) -> list[int]:
+    """Let shapes alone and whole candidates be so much faster. How many candidates each comparison had."""
+    asked: list[int] = []
+
+    def compare(self: Trial, candidates: Sequence[ir.Model], seconds: float) -> list[Comparison]:
+        asked.append(len(candidates))
+        ratios = [whole if isinstance(whole, float) else whole(each) for each in candidates]
+        return [comparison(ratio, "faster" if ratio > 1 else "slower") for ratio in ratios]
+
+    def time_alone(self: Any, form: str, *_: Any) -> float:
+        return alone.get(form, 0.5)
+
+    monkeypatch.setattr("accelc.passes.quantization.gains.Gains.time_alone", time_alone)
+    monkeypatch.setattr(Trial, "compare", compare)
+    return asked
+
+
+def forms(result: PassResult) -> list[str]:
+    return [each["form"] for each in result.details["layers"]]
+
+
+# --- the knapsack
+
+
+def test_dominated_choices_are_left_out() -> None:
+    slow, exact = Choice(0, "dynamic", 1.0, 0.02), Choice(0, "weight8", 2.0, 0.01)
+    fast, faster = Choice(0, "static", 2.1, 0.5), Choice(0, "weight4", 3.0, 0.51)
+    found = frontier([faster, slow, fast, exact], 0)
+    assert [each.form for each in found] == [None, "weight8", "weight4"]
+
+
+def test_what_is_slower_than_float_is_no_choice() -> None:
+    assert [each.form for each in frontier([Choice(0, "dynamic", -1.0, 0.0)], 0)] == [None]
+
+
+def test_the_cheapest_error_is_given_up_first() -> None:
+    frontiers = {
+        0: frontier([Choice(0, "dynamic", 10.0, 0.1)], 0),
+        1: frontier([Choice(1, "dynamic", 1.0, 0.1)], 1),
+        2: frontier([Choice(2, "weight8", 2.0, 0.01), Choice(2, "weight4", 3.0, 0.2)], 2),
+    }
+    assert fastest(frontiers) == {0: "dynamic", 1: "dynamic", 2: "weight4"}
+    assert [(step.unit, step.form) for step in steps(frontiers)] == [(2, "weight8"), (1, None), (0, None), (2, None)]
+
+
+def test_the_front_of_the_curve() -> None:
+    curve = Curve()
+    for key, (ratio, drop) in enumerate([(1.0, 0.0), (2.0, 0.01), (1.5, 0.02), (3.0, 0.05)]):
+        curve.put(key, Point("p", {"float": 1}, ratio=ratio, drop=drop))
+    points = curve.details(1)
+    assert [each["front"] for each in points] == [True, True, False, True]
+    assert [each["chosen"] for each in points] == [False, True, False, False]
+    assert len({each["label"] for each in points}) == 4
+
+
+# --- forms
+
+TWO = "(float[3,64] x) => (float[3,48] y) { s = MatMul(x, v)  t = Relu(s)  y = MatMul(t, w) }"
+
+
+def two() -> tuple[ir.Model, dict[str, Array]]:
+    return model_of(TWO, {"v": normal(64, 64), "w": normal(64, 48, seed=1)}), {"x": normal(3, 64, seed=2)}
+
+
+@pytest.mark.parametrize(
+    ("options", "form", "operator"),
+    [
+        ({"scheme": "dynamic"}, "dynamic", "DynamicQuantizeMatMul"),
+        ({"scheme": "weights"}, "weight4", "MatMulNBits"),
+        ({"scheme": "weights", "bits": 8}, "weight8", "MatMulNBits"),
+        ({"scheme": "weights", "bits": 4, "block_size": 16, "symmetric": False}, "weight4", "MatMulNBits"),
+    ],
+)
+def test_schemes_that_are_asked_for(runner: Runner, options: dict[str, Any], form: str, operator: str) -> None:
+    model, feed = two()
+    wanted = outputs(model, feed)["y"]
+    result = quantized(model, runner, feed, islands=False, max_drop=0.1, **options)
+    assert forms(result) == [form, form]
+    assert [node.op_type for node in ir.walk(model)].count(operator) == 2
+    error = np.linalg.norm(outputs(model, feed)["y"] - wanted) / np.linalg.norm(wanted)
+    assert error < 0.25
+    entry = json.loads(model.metadata_props[METADATA])
+    assert entry["forms"] == {form: ["MatMul0", "MatMul2"]}
+
+
+def test_forms_are_mixed_by_what_each_gains(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, feed = two()
+
+    def alone(self: Any, form: str, shape: tuple[int, int, int], *_: Any) -> float:
+        return {"dynamic": 2.0, "weight8": 3.0 if shape[2] == 48 else 0.5}.get(form, 0.5)
+
+    speeds(monkeypatch, {}, lambda each: 2.0 if "MatMulNBits" in {node.op_type for node in ir.walk(each)} else 1.5)
+    monkeypatch.setattr("accelc.passes.quantization.gains.Gains.time_alone", alone)
+    result = quantized(model, runner, feed)
+    assert forms(result) == ["dynamic", "weight8"]
+    assert "1 dynamic" in result.notes[0]
+    assert "2.00 (1.96 to 2.04) times as fast" in result.notes[0]
+
+
+def test_static_needs_data(runner: Runner) -> None:
+    model, feed = two()
+    with pytest.raises(PassError, match="--calibration"):
+        quantized(model, runner, feed, scheme="static")
+
+
+def test_without_data_auto_says_what_it_left_out(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds(monkeypatch, {"dynamic": 2.0}, 1.5)
+    model, feed = two()
+    result = quantized(model, runner, feed)
+    assert result.changes == 2
+    assert any("static int8 was not considered (give --calibration)" in note for note in result.notes)
+
+
+# --- islands
+
+
+def outlying_row() -> tuple[ir.Model, dict[str, Array]]:
+    """One row of the second product's input is a thousand times the others, and is made smaller afterwards."""
+    graph = (
+        "(float[9,64] x) => (float[9,64] y, float[9,64] z) "
+        "{ y = MatMul(x, w)  t = Mul(x, s)  u = MatMul(t, v)  z = Div(u, s) }"
+    )
+    scales = np.ones((9, 1), np.float32)
+    scales[4] = 1000.0
+    return model_of(graph, {"w": normal(64, 64), "v": normal(64, 64, seed=1), "s": scales}), {"x": normal(9, 64)}
+
+
+def test_without_islands_everything_is_quantized_and_the_quality_is_told(runner: Runner) -> None:
+    model, feed = outlying_row()
+    result = quantized(model, runner, feed, scheme="dynamic", islands=False)
+    assert forms(result) == ["dynamic", "dynamic"]
+    assert any("outside the quality budget" in note for note in result.notes)
+
+
+def test_a_sensitive_layer_takes_a_safer_form(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights alone round no activation, so the row of outliers does no harm."""
+    speeds(monkeypatch, {"dynamic": 3.0, "weight8": 1.5}, 1.5)
+    model, feed = outlying_row()
+    result = quantized(model, runner, feed)
+    assert forms(result) == ["dynamic", "weight8"]
+    assert "weight8 instead of dynamic: too sensitive" in result.details["layers"][1]["reason"]
+
+
+def test_named_nodes_are_kept_in_float(runner: Runner) -> None:
+    model, feed = two()
+    result = quantized(model, runner, feed, scheme="dynamic", keep="nothing|*Mul2")
+    assert {each["node"]: each["form"] for each in result.details["layers"]} == {
+        "node MatMul0 (MatMul)": "dynamic",
+        "node MatMul2 (MatMul)": "float",
+    }
+    assert result.details["layers"][1]["reason"] == "kept by keep=*Mul2"
+    model, feed = two()
+    assert quantized(model, runner, feed, keep="*").skipped == "keep leaves everything in float"
+
+
+# --- what is told and kept
+
+
+def test_the_curve_of_a_search(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds(monkeypatch, {"dynamic": 3.0, "weight8": 1.5}, 1.5)
+    model, feed = outlying_row()
+    points = quantized(model, runner, feed).details["curve"]
+    assert points[0]["label"] == "float"
+    assert points[0]["units"] == {"float": 2}
+    (chosen,) = (each for each in points if each["chosen"])
+    assert chosen["units"] == {"dynamic": 1, "weight8": 1}
+    assert (chosen["ratio"], chosen["low"], chosen["estimated"]) == (1.5, 1.5 * 0.98, False)
+    over = [each for each in points if not each["inside"]]
+    assert over
+    assert all(each["reason"] and each["estimated"] for each in over)
+    assert chosen["bytes"] < points[0]["bytes"] / 2
+    json.dumps(points)
+
+
+def test_speeds_of_whole_models_are_kept(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = speeds(monkeypatch, {"dynamic": 2.0}, 1.5)
+    results = []
+    for _ in range(2):
+        model, feed = two()
+        results.append(quantized(model, runner, feed))
+    assert asked == [1]
+    assert results[0].notes == results[1].notes
+    assert results[0].details == results[1].details
+
+
+def test_what_loses_is_told(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds(monkeypatch, {"dynamic": 2.0}, 0.7)
+    model, feed = two()
+    before = ir.to_proto(model).SerializeToString()
+    result = quantized(model, runner, feed)
+    assert result.skipped.startswith("nothing beats float: ratio 0.70")
+    assert ir.to_proto(model).SerializeToString() == before
+    (chosen,) = (each for each in result.details["curve"] if each["chosen"])
+    assert chosen["label"] == "float"
+
+
+def test_fuel_limits_a_mixed_plan(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def alone(self: Any, form: str, shape: tuple[int, int, int], *_: Any) -> float:
+        return {"dynamic": 2.0, "weight8": 3.0 if shape[2] == 48 else 0.5}.get(form, 0.5)
+
+    speeds(monkeypatch, {}, lambda each: 2.0 if "MatMulNBits" in {node.op_type for node in ir.walk(each)} else 1.5)
+    monkeypatch.setattr("accelc.passes.quantization.gains.Gains.time_alone", alone)
+    for limit in (1, 2):
+        model, feed = two()
+        fuel = Fuel(limit=limit)
+        assert quantized(model, runner, feed, fuel=fuel).changes == limit
+        assert [record.rule for record in fuel.records] == ["quantize"] * limit
