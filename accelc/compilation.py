@@ -172,6 +172,8 @@ class Compilation:
         notes = list(calibration.notes)
         if isinstance(calibration.data, Dataset):
             notes = [*calibration.data.notes, *notes]
+        if self.options.inputs is None and self.options.calibration is not None and self._verifies:
+            notes.append("numbers were checked on samples of the calibration data; --eval names others")
         if not any(each.lossy for each in self.pipeline):
             notes.append("calibration data was given, but no pass of this pipeline lowers precision; -O3 does")
         return notes

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -52,35 +52,32 @@ _RECURRENT = _names("LSTM GRU RNN DynamicQuantizeLSTM")
 @dataclass(frozen=True)
 class Cost:
     """flops: operations of one run. by_operator: the same by operator, most first. assumed: the sizes given to dynamic
-    dimensions. uncounted: operators that compute but whose shapes stay unknown, with their number. chosen: operations
-    of the nodes that were asked for, by operator.
+    dimensions. uncounted: operators that compute but whose shapes stay unknown, with their number.
     """
 
     flops: int
     by_operator: Mapping[str, int]
     assumed: Mapping[str, int]
     uncounted: Mapping[str, int]
-    chosen: Mapping[str, int] = field(default_factory=dict)
 
 
 def estimate(
     proto: onnx.ModelProto,
     base_dir: Path,
     sizes: Mapping[str, int] | None = None,
-    choose: Callable[[ir.Node], bool] = lambda node: False,
+    tell: Callable[[ir.Node, int], None] | None = None,
 ) -> Cost:
     """Count the work of one run. proto: an imported model; it is changed. sizes: of symbolic dimensions, by name;
-    others get the size that is usual for their role (batch 1, sequence 128, image 224). choose: nodes to count once
-    more by themselves.
+    others get the size that is usual for their role (batch 1, sequence 128, image 224). tell: is told the
+    work of each node, of both branches of an If.
     """
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     assumed = _fix_inputs(proto, sizes or {})
     model = ir.from_proto(proto, base_dir)
-    counter = _Counter(Shapes(model), assumed, model.graph, choose)
+    counter = _Counter(Shapes(model), assumed, model.graph, tell)
     total = counter.graph(model.graph)
-    by_operator, uncounted = dict(counter.flops.most_common()), dict(counter.uncounted.most_common())
-    return Cost(total, by_operator, assumed, uncounted, dict(counter.chosen.most_common()))
+    return Cost(total, dict(counter.flops.most_common()), assumed, dict(counter.uncounted.most_common()))
 
 
 def _fix_inputs(proto: onnx.ModelProto, wanted: Mapping[str, int]) -> dict[str, int]:
@@ -107,10 +104,13 @@ class _Counter:
     """Walks graphs in order, completes the shapes that onnx leaves open, and adds up the work."""
 
     def __init__(
-        self, shapes: Shapes, sizes: Mapping[str, int], main: ir.Graph, choose: Callable[[ir.Node], bool]
+        self,
+        shapes: Shapes,
+        sizes: Mapping[str, int],
+        main: ir.Graph,
+        tell: Callable[[ir.Node, int], None] | None,
     ) -> None:
-        self.shapes, self.sizes, self.main, self.choose = shapes, sizes, main, choose
-        self.chosen: Counter[str] = Counter()
+        self.shapes, self.sizes, self.main, self.tell = shapes, sizes, main, tell
         self.flops: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
 
@@ -135,8 +135,8 @@ class _Counter:
             self.uncounted[name] += 1
             return 0
         self.flops[name] += work
-        if self.choose(node):
-            self.chosen[name] += work
+        if self.tell is not None:
+            self.tell(node, work)
         return work
 
     def _branch(self, node: ir.Node, bodies: list[ir.Graph]) -> int:
@@ -146,11 +146,10 @@ class _Counter:
         if condition is not None and condition.size == 1 and len(bodies) == 2:
             wanted = "then_branch" if bool(condition.reshape(())) else "else_branch"
             bodies = [body for name, body in zip(names, bodies, strict=True) if name == wanted]
-        parts = [_Counter(self.shapes, self.sizes, self.main, self.choose) for _ in bodies]
+        parts = [_Counter(self.shapes, self.sizes, self.main, self.tell) for _ in bodies]
         totals = [part.graph(body) for part, body in zip(parts, bodies, strict=True)]
         best = totals.index(max(totals))
         self.flops.update(parts[best].flops)
-        self.chosen.update(parts[best].chosen)
         self.uncounted.update(parts[best].uncounted)
         _hand_over(bodies[best].outputs, node.outputs)
         return totals[best]

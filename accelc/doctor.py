@@ -35,8 +35,8 @@ class Provider:
 class Diagnosis:
     """versions: by package. machine: facts by name. int8_exact: whether products of u8 and s8 are exact in 8 bits.
 
-    int8_speed: what int8 can win on this processor, a sentence each. plugins: (kind, name, who brings it) of what is not
-    built in. problems: what a user should know, one sentence each.
+    int8_speed: what int8 can win on this processor, a sentence each. plugins: (kind, name, who brings it) of what
+    is not built in. problems: what a user should know, one sentence each.
     """
 
     versions: Mapping[str, str]

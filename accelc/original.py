@@ -19,7 +19,7 @@ from accelc.verify import Reference, Verifier
 class Original:
     """A context manager: it owns the child process that judges, and the thread that waits for the original's outputs.
 
-    data, preprocessing, budget, seed, shapes: see Verifier. runs: whether the original is to be run at all.
+    data, most, preprocessing, budget, seed, shapes: see Verifier. runs: whether the original is to be run at all.
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class Original:
         model: ModelLike,
         *,
         data: Path | None = None,
+        most: int | None = None,
         preprocessing: Preprocessing | None = None,
         budget: Budget | None = None,
         seed: int = 0,
@@ -35,7 +36,7 @@ class Original:
     ) -> None:
         self.judging = Runner()
         self._model, self._data, self._seed, self._shapes, self._runs = model, data, seed, dict(shapes or {}), runs
-        self._preprocessing, self._budget = preprocessing, budget or Budget()
+        self._most, self._preprocessing, self._budget = most, preprocessing, budget or Budget()
         self._stack = ExitStack()
         self._pending: Future[Reference] | None = None
 
@@ -69,6 +70,7 @@ class Original:
             self._data,
             self._seed,
             self._shapes,
+            most=self._most,
             preprocessing=self._preprocessing,
             budget=self._budget,
         )

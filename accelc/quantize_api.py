@@ -143,8 +143,12 @@ def _on_the_grid(method: Pass, text: str, wanted: dict[str, Any]) -> Pass:
     alone = wanted.get("scheme") == "weights" or wanted.get("bits") == 4
     grid: dict[str, Any] = {name: wanted[name] for name in ("bits", "per_channel") if name in wanted}
     if alone:
-        grid = {"bits": wanted.get("bits", 4), "block": wanted.get("block_size", 32)}
+        bits = wanted.get("bits", 4)
+        grid = {"bits": bits, "block": wanted.get("block_size", 128 if bits == 8 else 32)}
         grid["block_size"] = grid["block"]
+        grid["symmetric"] = wanted.get("symmetric", True)
+    elif method.name == "gptq" and wanted.get("scheme", "auto") != "auto":
+        raise UsageError("gptq rounds weights that are stored alone", hint="choose --scheme weights, or adaround")
     known = {each.name for each in dataclasses.fields(method)}
     said = set(re.findall(r"(\w+)\s*=", text))
     if said & {"block", "block_size"}:

@@ -22,15 +22,7 @@ _HAVE_KERNELS = frozenset(
 )
 """Operators that the runtime replaces by an integer kernel where their inputs and outputs allow."""
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_SHORT = {
-    onnx.TensorProto.UINT8: "u8",
-    onnx.TensorProto.INT8: "s8",
-    onnx.TensorProto.UINT16: "u16",
-    onnx.TensorProto.INT16: "s16",
-    onnx.TensorProto.INT32: "s32",
-    onnx.TensorProto.UINT4: "u4",
-    onnx.TensorProto.INT4: "s4",
-}
+_SHORT = {"UINT8": "u8", "INT8": "s8", "UINT16": "u16", "INT16": "s16", "INT32": "s32", "UINT4": "u4", "INT4": "s4"}
 _EIGHT_BITS = ("u8", "s8")
 _FOUR_BITS = ("u4", "s4")
 _COPIES = ("MemcpyToHost", "MemcpyFromHost")
@@ -206,4 +198,5 @@ class _Facts:
 
     @staticmethod
     def _type(number: int) -> str:
-        return _SHORT.get(number) or (onnx.TensorProto.DataType.Name(number).lower() if number else "")
+        name = onnx.TensorProto.DataType.Name(number)
+        return _SHORT.get(name, name.lower())

@@ -20,6 +20,8 @@ from accelc.source import ModelLike
 
 PLACEHOLDER = "{ep}"
 """Stands for the target in the name of an output."""
+CALIBRATION_SETS = 32
+"""Without data to verify on, so many samples of the calibration data serve."""
 _UNFIT = re.compile(r"[^\w.]+")
 
 
@@ -76,7 +78,8 @@ def compile_each(
         runs = options.verify != "off"
         original = Original(
             model,
-            data=options.inputs,
+            data=options.inputs or options.calibration,
+            most=None if options.inputs is not None else CALIBRATION_SETS,
             preprocessing=options.preprocessing,
             budget=options.budget,
             seed=options.seed,

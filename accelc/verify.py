@@ -19,6 +19,7 @@ from accelc import compare, streamed
 from accelc.backend_base import Backend
 from accelc.budget import Accuracy, Budget
 from accelc.data import (
+    BATCH_SIZE,
     EvalData,
     Feed,
     Hints,
@@ -122,8 +123,8 @@ Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 class Verifier:
     """Judges results against one original. It belongs to one thread at a time.
 
-    data_path: the user's data, else inputs are generated. preprocessing: for images. budget: what lossy results may
-    lose.
+    data_path: the user's data, else inputs are generated. most: how many feed sets of it, one sample each; None for
+    all. preprocessing: for images. budget: what lossy results may lose.
     """
 
     source: Source
@@ -132,6 +133,7 @@ class Verifier:
     seed: int = 0
     shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
     preprocessing: Preprocessing | None = None
+    most: int | None = None
     budget: Budget = field(default_factory=Budget)
     _reference: Reference | None = None
 
@@ -166,7 +168,9 @@ class Verifier:
     def _prepare(self) -> Reference:
         data = None
         if self.data_path is not None:
-            data = load_data(self.data_path, self.specs, preprocessing=self.preprocessing)
+            size = BATCH_SIZE if self.most is None else 1
+            steps, most = self.preprocessing, self.most
+            data = load_data(self.data_path, self.specs, batch_size=size, preprocessing=steps, most=most)
         try:
             run, close = self._open_original()
         except RuntimeFailure as failure:
@@ -212,8 +216,9 @@ class Verifier:
         typical: Feed | None = None
         if data is not None:
             samples = []
+            counted = self.most is None or self.budget.metric is not None  # a few labels tell accuracy too coarsely
             for place, feed in enumerate(data.feeds):
-                labels = data.parts[place] if data.parts is not None else None
+                labels = data.parts[place] if data.parts is not None and counted else None
                 try:
                     samples.append(Sample(feed, run(feed.values), labels))
                 except RuntimeFailure as failure:

@@ -81,11 +81,12 @@ class AdaRound(Pass):
             return None
         columns = np.ascontiguousarray(linear.columns())
         corrects = self.bias and linear.bias_at is not None
-        found = round_for_output(columns, seen.centered() if corrects else seen.gram, grid, self.iterations)
+        gram = seen.centered() if corrects else seen.gram
+        found = round_for_output(columns, gram, grid, self.iterations, seen.rows)
         linear.store(found)
         if corrects:
             linear.add_to_bias(seen.output_mean(columns - found) * np.float32(linear.factor))
         sizes = output_error(columns, seen.gram)
         before = output_error(grid.plain(columns) - columns, seen.gram)
-        after = output_error(found - columns, seen.centered() if corrects else seen.gram)
+        after = output_error(found - columns, gram)
         return layer_details(linear, relative(before, sizes), relative(after, sizes), rows=seen.rows)

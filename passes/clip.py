@@ -13,7 +13,9 @@ from accelc.pass_base import Pass, PassResult
 
 from .quantization.linear import Linear, find_linear
 from .quantization.numbers import Floats
-from .quantization.quality import check_grid, grid_of, is_on, layer_details
+from .quantization.observed import moments
+from .quantization.quality import check_grid, grid_of, is_on, layer_details, relative
+from .quantization.rounding import better, importance, output_error
 from .quantization.snap import Grid
 
 _CLEARLY = 0.98
@@ -25,7 +27,8 @@ class Clip(Pass):
     """Clip weights where the squared error of rounding them becomes smaller.
 
     Few large weights make the steps of all others coarse. Weights of Conv, Gemm and MatMul are clipped and rounded to
-    the finer grid, on which `quantize` finds them. Layers that would not gain stay as they are.
+    the finer grid, on which `quantize` finds them. Layers that would not gain stay as they are. With calibration data
+    the error is that of a layer's output, else that of its weights.
 
     method: mse, the range with the least squared error; percentile, the range that holds `percentile` % of the weights.
     bits: of the grid, 2 to 8; by default those of int8 on the target. per_channel: a range for each output channel.
@@ -55,14 +58,19 @@ class Clip(Pass):
         if not linears:
             return PassResult(skipped="no Conv, Gemm or MatMul with constant float weights", details=details)
         grid = grid_of(ctx, self.bits, self.per_channel, self.block)
+        seen = {}
+        if ctx.calibration is not None:
+            ctx.progress("clip: reading the inputs of layers")
+            seen = {linear: found.gram for linear, found in moments(ctx.calibration, model, linears).items()}
         layers = []
         for linear in linears:
-            columns = linear.columns()
+            columns = np.ascontiguousarray(linear.columns())
             if is_on(columns, grid):
                 refused[linear.path] = "its weights are on a grid already"
                 continue
-            found = self._clipped(columns, grid)
-            before, after = _error(grid.plain(columns), columns), _error(found, columns)
+            judged = _Judge(columns, seen.get(linear))
+            found = self._clipped(judged, grid)
+            before, after = judged.relative(grid.plain(columns)), judged.relative(found)
             if after**2 >= _CLEARLY * before**2:
                 refused[linear.path] = "clipping does not lower its error"
                 continue
@@ -76,20 +84,32 @@ class Clip(Pass):
             return PassResult(skipped=reason, details=details)
         return PassResult(len(layers), notes=(_summary(layers, linears),), details=details)
 
-    def _clipped(self, columns: Floats, grid: Grid) -> Floats:
-        """Columns on a clipped grid where its error is lower, else on the plain one."""
+    def _clipped(self, judged: _Judge, grid: Grid) -> Floats:
+        """Columns on a clipped grid where their error is lower, else on the plain one."""
+        columns, plain = judged.columns, grid.plain(judged.columns)
         if self.method == "mse":
-            return grid.nearest(columns, grid.best_steps(columns))
-        ranges = np.minimum(grid.percentile(np.abs(columns), self.percentile), grid.largest(columns))
-        plain, clipped = grid.steps(grid.largest(columns)), grid.steps(ranges)
-        errors = [grid.total((grid.nearest(columns, steps) - columns) ** 2) for steps in (plain, clipped)]
-        return grid.nearest(columns, np.where(errors[1] < errors[0], clipped, plain))
+            weights = None if judged.gram is None else importance(judged.gram, columns.shape[1])
+            steps = grid.best_steps(columns, weights)
+        else:
+            steps = grid.steps(np.minimum(grid.percentile(np.abs(columns), self.percentile), grid.largest(columns)))
+        clipped = grid.nearest(columns, steps)
+        return np.where(better(judged.errors(clipped), judged.errors(plain), grid), clipped, plain)
 
 
-def _error(rounded: Floats, columns: Floats) -> float:
-    """Relative, root mean square."""
-    size = float(np.linalg.norm(columns))
-    return float(np.linalg.norm(rounded - columns)) / size if size else 0.0
+@dataclass(frozen=True)
+class _Judge:
+    """How far rounded columns are from these, by the outputs where gram says what they are multiplied by."""
+
+    columns: Floats
+    gram: Floats | None
+
+    def errors(self, rounded: Floats) -> Floats:
+        """Squared, [N]."""
+        difference = rounded - self.columns
+        return output_error(difference, self.gram) if self.gram is not None else (difference**2).sum(axis=0)
+
+    def relative(self, rounded: Floats) -> float:
+        return relative(self.errors(rounded), self.errors(np.zeros_like(rounded)))
 
 
 def _summary(layers: list[dict[str, Any]], linears: list[Linear]) -> str:

@@ -17,7 +17,7 @@ from accelc.pass_base import Pass, PassResult
 from .quantization.gptq_numbers import Grid, column_errors, gptq
 from .quantization.layers import Layer, find_layers
 from .quantization.linear import set_const
-from .quantization.weights_numbers import BlockScheme
+from .quantization.weights_numbers import BLOCK_SIZES, BlockScheme
 
 _GRAM_BYTES = 256_000_000
 """Of the matrices that are held at a time; layers beyond them are observed behind those rounded before."""
@@ -31,7 +31,7 @@ class Gptq(Pass):
     The weights of MatMul and Gemm stay float and lie on the grid of weight-only blocks afterwards; `quantize` with the
     same bits, block_size and symmetric finds them there and stores them as they are. It needs calibration data.
 
-    bits, block_size, symmetric: of the grid. damping: share of the mean squared input that is added to all of them.
+    bits, block_size, symmetric: of the grid; by default blocks of 32 in 4 bits, of 128 in 8. damping: share of the mean squared input that is added to all of them.
     order: weights of the largest inputs first. clip: search each block's range for the least squared error.
     """
 
@@ -40,7 +40,7 @@ class Gptq(Pass):
     lossy = True
 
     bits: Literal[4, 8] = 4
-    block_size: int = 32
+    block_size: int | None = None
     symmetric: bool = True
     damping: float = 0.01
     order: bool = True
@@ -54,7 +54,8 @@ class Gptq(Pass):
         self._scheme()
 
     def _scheme(self) -> BlockScheme:
-        return BlockScheme(self.bits, self.block_size, self.symmetric, clip=self.clip)
+        size = BLOCK_SIZES[self.bits] if self.block_size is None else self.block_size
+        return BlockScheme(self.bits, size, self.symmetric, clip=self.clip)
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
         if ctx.calibration is None:
@@ -90,7 +91,7 @@ class Gptq(Pass):
         """Snap the weight that layers share. Returns what became of it."""
         layer, scheme = unit[0], self._scheme()
         weight = layer.matrix()
-        grid = Grid.of(weight, scheme, self.block_size)
+        grid = Grid.of(weight, scheme, scheme.block_size)
         plain = grid.nearest(weight, np.arange(len(weight)))
         rounded = gptq(weight, gram, grid, damping=self.damping, order=self.order)
         stored = rounded if layer.alpha == 1.0 else rounded / np.float32(layer.alpha)
@@ -108,7 +109,7 @@ class Gptq(Pass):
             reason = "out of fuel" if units else "no MatMul or Gemm with constant float weights"
             return PassResult(skipped=reason, details=details)
         before, after = (float(np.mean([each[key] for each in done])) for key in ("before", "after"))
-        blocks = f"{self.bits} bits in blocks of {self.block_size}"
+        blocks = f"{self.bits} bits in blocks of {self._scheme().block_size}"
         note = (
             f"weights of {len(done)} of {len(units)} layers rounded to {blocks}; "
             f"mean relative error of their results {after:.4f}, {before:.4f} when rounded to nearest"

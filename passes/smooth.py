@@ -47,8 +47,9 @@ class Smooth(Pass):
     calibration data only clear outliers are made smaller.
 
     alpha: how much goes into the weights, 0 to 1, or auto: searched for each activation by the error of its products
-    in int8, among these and divisors for the largest columns alone. insert: whether a Mul may be written. per_channel: how `quantize` is going to round weights. Activations
-    whose products would not gain stay as they are. After Xiao et al. 2023.
+    in int8, among these and divisors for the largest columns alone. insert: whether a Mul may be written. per_channel:
+    how `quantize` is going to round weights. Activations whose products would not gain stay as they are. After Xiao et
+    al. 2023.
     """
 
     name = "smooth"

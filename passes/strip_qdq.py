@@ -143,6 +143,7 @@ class _Strip:
         source = self.restorer.sources.get(needed(node, 0))
         if source is not None and self.ctx.spend(f"strip_{node.op_type}", ir.node_path(node)):
             node.replace_input_with(0, source.value)
+            remove_dead([source.node])
 
     def _product(self, node: ir.Node, scope: ir.Scope) -> None:
         chain = find_chain(self.restorer, node)

@@ -106,12 +106,12 @@ class Collector:
     def __exit__(self, kind: object, *error: object) -> None:
         self._stack.close()
 
-    def plan(self, first: Feed, limit: int = MAX_BYTES) -> Plan:
+    def plan(self, first: Feed, limit: int = MAX_BYTES, sample: int = 0) -> Plan:
         """How to observe everything, no round holding more than `limit` bytes unless one value alone needs them.
 
-        first: a feed set, from whose run the sizes are learnt. Raises UsageError.
+        first: a feed set, from whose run the sizes are learnt; sample: its number. Raises UsageError.
         """
-        found = self._observe(first, {name: {} for name in self.wanted}, 0)
+        found = self._observe(first, {name: {} for name in self.wanted}, sample)
         self.runner.forget(self._session)
         rounds: list[dict[str, Observe]] = []
         held, most, working, total, arrays = 0, 0, 0, 0, 0
@@ -129,7 +129,8 @@ class Collector:
             held, total, arrays = held + each, total + each, arrays + 4 * elements
             most = max(most, held)
             working = max(working, working_bytes(wish, elements, columns))
-        return Plan(tuple(rounds), most + working + arrays + 2 * total)
+        # Two sets of arrays: one is looked at while the next is made. The results are held here and on their way.
+        return Plan(tuple(rounds), most + working + 2 * arrays + 2 * total)
 
     def add(self, feed: Feed, sample: int, wanted: Mapping[str, Observe] | None = None) -> None:
         """Run one feed set and add what is seen. Raises UsageError where the model does not run on it."""
@@ -259,7 +260,7 @@ class Calibration:
             raise UsageError("there are no samples to calibrate on", where=label)
         collected: dict[str, Seen] = {}
         with Collector(self.runner(), model, wanted, seed=self.seed, label=label, optimize=self.optimize) as collector:
-            plan = collector.plan(first, self.max_bytes)
+            plan = collector.plan(first, self.max_bytes, self.data.index)
             self._tell(str(plan))
             for wishes in plan.rounds:
                 for sample, feed in self._ticking(self.data, str(plan), total):

@@ -20,8 +20,8 @@ Counts = NDArray[np.int64]
 
 def exponent_for(low: float, high: float) -> int:
     """The exponent of the bins of a distribution between two finite extremes. It never falls as the range grows."""
-    _, power = math.frexp(max(abs(low), abs(high)))
-    return max(power - HALF_BITS, _LEAST_EXPONENT)
+    reach = max(abs(low), abs(high))
+    return max(math.frexp(reach)[1] - HALF_BITS, _LEAST_EXPONENT) if reach else _LEAST_EXPONENT
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,15 @@ class Tally:
             part = flat[begin : begin + _BLOCK]
             inside, place = scaled[: part.size], places[: part.size]
             np.multiply(part, scale, out=inside, dtype=dtype)
-            np.floor(inside, out=inside)
+            if low < 0:
+                np.floor(inside, out=inside)
+                if not single:
+                    inside -= (inside == 0) & (part < 0)
+                inside -= start  # whole numbers, which the type holds
+            elif start:
+                np.floor(inside, out=inside)
+                inside -= start
             np.copyto(place, inside, casting="unsafe")
-            if not single:
-                place -= (inside == 0) & (part < 0)
-            place -= start
             found = np.bincount(place)
             counts[: len(found)] += found
 

@@ -85,7 +85,7 @@ class Job:
         if first is None:
             raise UsageError("there are no samples to calibrate on", where=self.data.where)
         with Collector(ctx.runner, model, wishes, seed=self.seed, label=self.data.where) as collector:
-            plan = collector.plan(first, self.most_bytes)
+            plan = collector.plan(first, self.most_bytes, self.data.index)
             if len(plan.rounds) > 1:
                 hint = "choose tensors with --tensors"
                 raise UsageError(f"{plan}, more than {self.most_bytes / 1e9:.1f} GB", hint=hint)

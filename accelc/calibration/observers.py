@@ -52,6 +52,7 @@ class Seen:
         self.rows: Array | None = None
         self.gram: Array | None = None
         self.gram_rows = 0
+        self._size: tuple[int, int] | None = None
         self._tally = Tally()
         self._pending = np.empty(0, np.float32)
         self._waiting = 0
@@ -59,21 +60,31 @@ class Seen:
     # --- one array
 
     def add(self, array: Array, sample: int) -> None:
-        """Look at the tensor of one sample. Raises ValueError when its size does not fit what was seen before."""
-        if self.broken is not None:
-            return
-        if not array.size:
-            return
+        """Take in the tensor of one sample. Raises ValueError when its size does not fit what was seen before."""
+        looked = self.look(array, sample)
+        if looked is not None:
+            self.keep(looked, sample)
+
+    def look(self, array: Array, sample: int) -> tuple[Array, float, float] | None:
+        """The quick part of `add`: all that can fail, and the extremes. What `keep` is to be given, if anything."""
+        if self.broken is not None or not array.size:
+            return None
         values = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             self.broken = (sample, "NaN" if math.isnan(low) or math.isnan(high) else "Inf")
-            return
+            return None
+        self._check_size(values)
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.low_sum += low
         self.high_sum += high
         self.feeds += 1
         self.count += values.size
+        return values, low, high
+
+    def keep(self, looked: tuple[Array, float, float], sample: int) -> None:
+        """The rest of `add`; it may run on another thread, one array after the other."""
+        values, low, high = looked
         if self.wish.histogram:
             self._count(values, low, high)
         if self.wish.channels is not None:
@@ -84,6 +95,22 @@ class Seen:
                 self._add_rows(rows, sample)
             if self.wish.gram:
                 self._add_gram(rows)
+
+    def _check_size(self, values: Array) -> None:
+        axis, columns = self.wish.channels, values.shape[-1] if values.ndim else 1
+        if axis is not None and not -values.ndim <= axis < values.ndim:
+            raise ValueError(f"there is no axis {axis} in a tensor of {values.ndim} dimensions")
+        size = (values.shape[axis] if axis is not None else 0, columns if self.wish.rows or self.wish.gram else 0)
+        self._fits(size)
+
+    def _fits(self, size: tuple[int, int]) -> None:
+        """size: channels and columns, 0 where none are kept. Raises ValueError when they were others before."""
+        known = self._size or size
+        if known[0] != size[0]:
+            raise ValueError(f"{known[0]} channels in one sample and {size[0]} in another")
+        if known[1] != size[1]:
+            raise ValueError(f"rows of {known[1]} elements in one sample and {size[1]} in another")
+        self._size = known
 
     def _count(self, values: Array, low: float, high: float) -> None:
         if values.size > _PENDING // 2 or values.dtype != np.float32:
@@ -113,8 +140,6 @@ class Seen:
         return counted + self._before
 
     def _add_channels(self, values: Array, axis: int) -> None:
-        if not -values.ndim <= axis < values.ndim:
-            raise ValueError(f"there is no axis {axis} in a tensor of {values.ndim} dimensions")
         axis %= values.ndim
         size = values.shape[axis]
         blocks = values.reshape(math.prod(values.shape[:axis]), size, -1)
@@ -126,8 +151,6 @@ class Seen:
         if self.channel_low is None or self.channel_high is None or self.channel_sum is None:
             self.channel_low, self.channel_high, self.channel_sum = low, high, total
         else:
-            if len(low) != len(self.channel_low):
-                raise ValueError(f"{len(low)} channels in one sample and {len(self.channel_low)} in another")
             self.channel_low = np.minimum(self.channel_low, low)
             self.channel_high = np.maximum(self.channel_high, high)
             self.channel_sum = self.channel_sum + total
@@ -145,8 +168,6 @@ class Seen:
 
     def _merge_rows(self, keys: Array, rows: Array) -> None:
         if self.rows is not None:
-            if rows.shape[1] != self.rows.shape[1]:
-                raise ValueError(f"rows of {rows.shape[1]} elements in one sample and {self.rows.shape[1]} in another")
             keys, rows = np.concatenate([self.keys, keys]), np.concatenate([self.rows, rows])
         order = np.lexsort(keys.T[::-1])[: self.wish.rows]
         self.keys, self.rows = keys[order], rows[order]
@@ -158,8 +179,6 @@ class Seen:
         if self.gram is None:
             wide = len(gram) > _DOUBLE_GRAM
             self.gram = gram.astype(np.float32 if wide else np.float64)
-        elif gram.shape != self.gram.shape:
-            raise ValueError(f"rows of {len(gram)} elements in one sample and {len(self.gram)} in another")
         else:
             self.gram += gram
         self.gram_rows += rows
@@ -170,6 +189,8 @@ class Seen:
         """Add what another has seen on other samples. Raises ValueError when sizes differ, or what is kept."""
         if (self.wish, self.seed) != (other.wish, other.seed):
             raise ValueError("not the same is kept of it")
+        if other._size is not None:
+            self._fits(other._size)
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.low_sum += other.low_sum
         self.high_sum += other.high_sum
@@ -190,6 +211,7 @@ class Seen:
         """All of it, for `of`."""
         wish = {**dataclasses.asdict(self.wish), "seed": self.seed}
         state: State = {**wish, **{name: getattr(self, name) for name in _SCALARS}, "broken": self.broken}
+        state["size"] = self._size
         histogram = self.histogram
         if histogram is not None:
             state |= {"bins": (histogram.exponent, histogram.first), "counts": histogram.counts}
@@ -210,6 +232,7 @@ class Seen:
         for name in _SCALARS:
             setattr(seen, name, state[name])
         seen.broken = tuple(state["broken"]) if state["broken"] is not None else None
+        seen._size = tuple(state["size"]) if state["size"] is not None else None
         if "counts" in state:
             seen._before = Histogram(state["bins"][0], state["bins"][1], state["counts"])
         if "channel_low" in state:

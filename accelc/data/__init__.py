@@ -2,11 +2,12 @@
 
 from accelc.data.dataset import Dataset, open_dataset
 from accelc.data.feeds import MAX_ELEMENTS, Feed, Generator, Run, Sample, Values, find_feeds, generate, typical_feed
-from accelc.data.load import EvalData, load_data, load_feeds, top1_accuracy
+from accelc.data.load import BATCH_SIZE, EvalData, load_data, load_feeds, top1_accuracy
 from accelc.data.preprocessing import Preprocessing
 from accelc.data.specs import Dim, Hints, InputSpec, Value, infer_hints, output_signature, signature, specialized
 
 __all__ = [
+    "BATCH_SIZE",
     "MAX_ELEMENTS",
     "Dataset",
     "Dim",

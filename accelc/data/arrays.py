@@ -15,6 +15,7 @@ Files are read in the order of their names. An array of another type is converte
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from abc import ABC, abstractmethod
@@ -31,8 +32,8 @@ from accelc.data.items import LABELS, Array, Item, Source
 from accelc.data.specs import InputSpec
 from accelc.errors import UsageError
 
-_MAPPED_BYTES = 32_000_000
-"""Larger arrays that are stored as they are stay in their file; smaller ones are read, with their check sum."""
+_WHOLE_BYTES = 32_000_000
+"""Larger arrays that are stored as they are are read row by row; smaller ones as a whole, with their check sum."""
 _BROKEN = (OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, MemoryError)
 _PLAIN = "save plain arrays with numpy.savez(file, NAME=array); text as a str array, not as objects"
 
@@ -48,6 +49,28 @@ class Header(NamedTuple):
     start: int = -1
 
 
+class Rows:
+    """A large array in a file: what is asked for along its leading axis is read, and nothing kept."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path, self.header, self.dtype = path, header, header.dtype
+
+    def __getitem__(self, place: int | slice) -> Array:
+        count, *rest = self.header.shape
+        start, stop, _ = place.indices(count) if isinstance(place, slice) else (place, place + 1, 1)
+        width = math.prod(rest)
+        offset = self.header.start + start * width * self.dtype.itemsize
+        flat = np.fromfile(self.path, self.dtype, (stop - start) * width, offset=offset)
+        rows = flat.reshape(stop - start, *rest)
+        return rows if isinstance(place, slice) else rows[0]
+
+    @staticmethod
+    def fit(header: Header) -> bool:
+        """Whether an array is large enough, and its rows lie one after the other."""
+        plain = header.start >= 0 and bool(header.shape) and not header.fortran
+        return plain and math.prod(header.shape) * header.dtype.itemsize > _WHOLE_BYTES
+
+
 class Part(ABC):
     """Arrays that belong together. where: the file or folder. label: what stands in messages for one of its arrays."""
 
@@ -56,8 +79,8 @@ class Part(ABC):
         self.headers: dict[str, Header] = {}
 
     @abstractmethod
-    def load(self, name: str) -> Array:
-        """An array, whole or mapped."""
+    def load(self, name: str) -> Array | Rows:
+        """An array, whole or by rows. Raises UsageError when it cannot be read."""
 
 
 class NpzPart(Part):
@@ -93,10 +116,9 @@ class NpzPart(Part):
         skipped = int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
         return found._replace(start=info.header_offset + 30 + skipped + size)
 
-    def load(self, name: str) -> Array:
-        header = self.headers[name]
-        if header.start >= 0 and np.prod(header.shape, dtype=float) * header.dtype.itemsize > _MAPPED_BYTES:
-            return _map(self.path, header)
+    def load(self, name: str) -> Array | Rows:
+        if Rows.fit(self.headers[name]):
+            return Rows(self.path, self.headers[name])
         try:
             with np.load(self.path, allow_pickle=False) as content:
                 return np.asarray(content[name])
@@ -121,12 +143,14 @@ class NpyPart(Part):
             except _BROKEN as error:
                 raise UsageError("cannot be read as .npy", where=str(file), why=str(error)) from error
 
-    def load(self, name: str) -> Array:
-        header = self.headers[name]
+    def load(self, name: str) -> Array | Rows:
+        file = self.files[name]
+        if Rows.fit(self.headers[name]):
+            return Rows(file, self.headers[name])
         try:
-            return _map(self.files[name], header) if np.prod(header.shape, dtype=float) else np.load(self.files[name])
+            return np.asarray(np.load(file, allow_pickle=False))
         except _BROKEN as error:
-            raise UsageError("cannot be read as .npy", where=str(self.files[name]), why=str(error)) from error
+            raise UsageError("cannot be read as .npy", where=str(file), why=str(error)) from error
 
 
 def _is_npy(path: Path) -> bool:
@@ -142,11 +166,6 @@ def _read_header(stream: IO[bytes]) -> Header:
     if dtype.hasobject:
         raise ValueError("arrays of Python objects are not loaded")
     return Header(shape, dtype, fortran)
-
-
-def _map(path: Path, header: Header) -> Array:
-    order: Any = "F" if header.fortran else "C"
-    return np.memmap(path, header.dtype, "r", header.start, header.shape, order)
 
 
 @dataclass(frozen=True)
@@ -213,17 +232,23 @@ class ArraySource(Source):
 
     def _read(self, part: Part, plan: _Plan, wanted: Sequence[int]) -> Iterator[Item]:
         arrays = {spec.name: part.load(spec.name) for spec in self.specs}
-        labels = np.atleast_1d(part.load(LABELS)) if self.labelled else None
+        labels = np.atleast_1d(_whole(part.load(LABELS))) if self.labelled else None
         for place in wanted:
             values = {name: _slice(array, plan, name, place) for name, array in arrays.items()}
             where = f"{part.where}[{place}]" if plan.count > 1 else part.where
             yield Item(values, where, None if labels is None else _part_of(labels, plan, place))
 
 
-def _slice(array: Array, plan: _Plan, name: str, place: int) -> Array:
+def _slice(array: Array | Rows, plan: _Plan, name: str, place: int) -> Array:
     if name in plan.sampled:
         return np.array(array[place], dtype=array.dtype)
-    return np.asarray(array[place * plan.size : (place + 1) * plan.size] if plan.size else array)
+    if plan.size:
+        return array[place * plan.size : (place + 1) * plan.size]
+    return _whole(array)
+
+
+def _whole(array: Array | Rows) -> Array:
+    return array[:] if isinstance(array, Rows) else array
 
 
 def _part_of(labels: Array, plan: _Plan, place: int) -> Array:

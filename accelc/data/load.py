@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,17 +49,21 @@ def load_data(
     *,
     batch_size: int = BATCH_SIZE,
     preprocessing: Preprocessing | str | None = None,
+    most: int | None = None,
 ) -> EvalData:
-    """All feed sets of data with their labels; see `open_dataset` for what it may be.
+    """Feed sets of data with their labels; see `open_dataset` for what it may be. most: that many of them, spread over
+    the data where its length is known; None for all.
 
     Raises: UsageError naming the place, the input, what was wanted and what was found; also when it is too much to
     hold in memory.
     """
     data = open_dataset(path, specs, batch_size=batch_size, preprocessing=preprocessing)
+    if most is not None and data.count is not None and data.count > most:
+        data = data.shard(0, data.count // most)
     feeds: list[Feed] = []
     parts: list[Array] = []
     held = 0
-    for feed, labels in data.labelled():
+    for feed, labels in islice(data.labelled(), most):
         held += bytes_of(feed.values)
         if held > MOST_BYTES:
             hint = "give fewer samples to verify on; calibration takes any number"

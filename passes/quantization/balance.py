@@ -51,7 +51,7 @@ def balance(groups: Sequence[Group], activations: Sequence[Sequence[Floats]]) ->
 
     Of a channel with share p of the range where it is made and share q where it is taken, sqrt(p / q), until all groups
     have settled. activations: for each group the largest magnitudes [channels] of what its takers take, as far as they
-    are known; they count as much as the weights of the makers. After Nagel et al. 2019, for any number of makers and takers.
+    are known; they count as much as the weights of the makers. After Nagel et al. 2019, for any number of both.
     """
     layers = {each for group in groups for each in (*group.makers, *(taker for taker, _ in group.takers))}
     scaled = {each: _Scaled.of(each) for each in layers}
@@ -89,7 +89,9 @@ def unevenness(group: Group) -> float:
 def _step(made: Floats, taken: Floats, divisors: Floats) -> Floats:
     """The next factor; 1 for channels without weights on one side."""
     alive = (made > 0) & (taken > 0)
-    wanted = np.sqrt(np.where(alive, made, 1) / np.where(alive, taken, 1)).astype(np.float32)
+    logs = np.log(np.where(alive, made, 1) / np.where(alive, taken, 1)) / 2
+    # A factor for all channels alike changes nothing, and would grow from sweep to sweep.
+    wanted = np.exp(np.where(alive, logs - logs[alive].mean(), 0)).astype(np.float32) if alive.any() else np.float32(1)
     step: Floats = np.clip(divisors * wanted, np.float32(1 / _MOST), np.float32(_MOST)) / divisors
     return step
 

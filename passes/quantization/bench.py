@@ -9,6 +9,7 @@ from functools import cached_property
 
 from accelc import ir
 from accelc.budget import Judgement
+from accelc.calibration.graph import fingerprint
 from accelc.decision_store import Decision
 from accelc.measure import Comparison, Verdict
 
@@ -87,7 +88,7 @@ class Bench:
     @cached_property
     def fingerprint(self) -> str:
         """Tells the model and the inputs that are timed from others."""
-        state = hashlib.sha256(ir.to_proto(self.parts.model).SerializeToString(deterministic=True))
+        state = hashlib.sha256(fingerprint(self.parts.model).encode())
         for feed in self.trial.timed:
             shapes = {name: list(getattr(value, "shape", ())) for name, value in sorted(feed.items())}
             state.update(repr(shapes).encode())

@@ -70,8 +70,8 @@ class Curve:
             label = f"{point.label} ({number})"
         self._points[key] = replace(point, label=label)
 
-    def get(self, key: Any) -> Point | None:
-        return self._points.get(key)
+    def __getitem__(self, key: Any) -> Point:
+        return self._points[key]
 
     def timed(self, key: Any, found: Comparison) -> None:
         """Say how fast a candidate is; one whose quality is not known makes no point."""

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from .numbers import Floats
 from .weights_numbers import BlockScheme, block_scales, in_blocks
 
-_PANEL = 128
+_PANEL = 64
 """Rows whose errors are passed on among each other at once, and to all others by one product."""
 _TRIES = 6
+_SMALL = 64
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,22 @@ def _factor(gram: NDArray[np.floating[Any]], damping: float, order: bool) -> tup
         damped = matrix.copy()
         damped[every, every] += mean * max(damping, 1e-6) * 10**attempt
         try:
-            np.linalg.cholesky(damped)
-            inverse = np.linalg.inv(damped)
-            return np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32), places
+            # from the last row to the first, so that the factor of the inverse is the inverse of the factor
+            upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
         except np.linalg.LinAlgError:
             continue
+        return _inverse(upper).astype(np.float32), places
     return None, places
+
+
+def _inverse(upper: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """The inverse of an upper triangular matrix, by its quarters."""
+    size = len(upper)
+    if size <= _SMALL:
+        return np.triu(np.linalg.inv(upper))
+    half = size // 2
+    result = np.zeros_like(upper)
+    first, last = _inverse(upper[:half, :half]), _inverse(upper[half:, half:])
+    result[:half, :half], result[half:, half:] = first, last
+    result[:half, half:] = -first @ (upper[:half, half:] @ last)
+    return result

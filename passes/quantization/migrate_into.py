@@ -113,7 +113,8 @@ class Migration:
 
     def _packed(self, node: ir.Node, count: int) -> Change | None:
         """com.microsoft.Attention holds the weights of its values in the last columns of one matrix."""
-        if ir.attribute(node, "qkv_hidden_sizes") is not None or len([each for each in node.inputs[4:] if each]) > 0:
+        has_cache = any(at in (4, 6) for at, value in enumerate(node.inputs) if value is not None)
+        if has_cache or ir.attribute(node, "qkv_hidden_sizes") is not None:
             return None
         weight, bias = node.inputs[1], node.inputs[2]
         array = ir.const(weight)

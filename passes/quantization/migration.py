@@ -38,7 +38,7 @@ def capped(activations: Floats, share: float) -> Floats | None:
     It disturbs the weights less where outliers are few. None where no column is below the share.
     """
     limit = np.float32(share) * activations.max()
-    return np.maximum(activations / limit, 1).astype(np.float32) if 0 < limit and activations.min() < limit else None
+    return np.maximum(activations / limit, 1).astype(np.float32) if limit > 0 and activations.min() < limit else None
 
 
 def cautious(activations: Floats) -> Floats | None:

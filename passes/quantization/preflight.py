@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,15 +70,20 @@ def preflight(model: ir.Model, target: Target, *, sizes: Mapping[str, int] | Non
     """What int8 can win for a model on a target. sizes: of symbolic dimensions, by name; see accelc.cost."""
     profile, quantized = profile_of(target.isa), recognize(model)
     elsewhere = other_than_here(target.isa)
-    weights = _weights(model)
+    weights, served = _weights(model), Counter[str]()
+
+    def tell(node: ir.Node, work: int) -> None:
+        if _weight(node) in weights:
+            served[node.op_type] += work
+
     try:
-        cost = estimate(stripped_proto(model), Path(), sizes, lambda node: _weight(node) in weights)
+        total = estimate(stripped_proto(model), Path(), sizes, tell).flops
     except AccelcError:
+        total = 0
+    if not total:
         return Preflight(profile, quantized=quantized, elsewhere=elsewhere)
-    if not cost.flops:
-        return Preflight(profile, quantized=quantized, elsewhere=elsewhere)
-    parts = {name: flops / cost.flops for name, flops in cost.chosen.items()}
-    return Preflight(profile, sum(parts.values()), _bound(profile, parts), parts, quantized, elsewhere)
+    parts = {name: work / total for name, work in served.most_common()}
+    return Preflight(profile, min(sum(parts.values()), 1.0), _bound(profile, parts), parts, quantized, elsewhere)
 
 
 def _weights(model: ir.Model) -> frozenset[str]:
@@ -105,7 +111,7 @@ def _bound(profile: Profile, parts: Mapping[str, float]) -> float | None:
     """The speed-up if what can be served runs as fast as the table says."""
     if profile.products is None or profile.conv is None:
         return None
-    left = 1 - sum(parts.values())
+    left = max(1 - sum(parts.values()), 0.0)
     for name, part in parts.items():
         left += part / (profile.conv.u8s8 if "Conv" in name else profile.products.u8s8)
     return 1 / left

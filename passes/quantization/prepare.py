@@ -18,6 +18,7 @@ from .plan import BLOCK_FORMS, Form, Parts, Schemes, find_units
 from .sensitivity import rows_wanted
 from .static import StaticFound, StaticScheme, find_static
 from .weights import BlockScheme, refusal
+from .weights_numbers import BLOCK_SIZES
 
 NO_DATA = "no calibration data: static int8 was not considered (give --calibration)"
 
@@ -28,7 +29,7 @@ class Wishes:
 
     forms: tuple[Form, ...]
     bits: Literal[8, 7] | None
-    block_size: int
+    block_size: int | None
     per_channel: bool
     symmetric: bool
     activations: Literal["u8", "s8", "u16", "s16"]
@@ -57,7 +58,8 @@ def prepare(model: ir.Model, ctx: Context, wishes: Wishes) -> Prepared:
     Raises UsageError for calibration data on which the model does not run.
     """
     vendor = _has_vendor_kernels(ctx)
-    blocks = BlockScheme(4, wishes.block_size, wishes.symmetric, vendor=_has_block_kernels(ctx))
+    size = wishes.block_size or BLOCK_SIZES[4]
+    blocks = BlockScheme(4, size, wishes.symmetric, vendor=_has_block_kernels(ctx))
     schemes = Schemes(
         Scheme.of(ctx.target, bits=wishes.bits, per_channel=wishes.per_channel, vendor=vendor),
         StaticScheme.of(
@@ -67,7 +69,7 @@ def prepare(model: ir.Model, ctx: Context, wishes: Wishes) -> Prepared:
             per_channel=wishes.per_channel,
             vendor=not ctx.settings.portable,
         ),
-        replace(blocks, bits=8),
+        replace(blocks, bits=8, block_size=wishes.block_size or BLOCK_SIZES[8]),
         blocks,
     )
     no_blocks = refusal(model, ctx, blocks) if set(BLOCK_FORMS) & set(wishes.forms) else ""

@@ -9,6 +9,7 @@ from .numbers import Floats
 from .snap import Grid
 
 _ROWS_AT_ONCE = 64
+_SHRINKAGE = 0.3
 
 
 def output_error(columns: Floats, gram: Floats) -> Floats:
@@ -21,25 +22,34 @@ def output_error(columns: Floats, gram: Floats) -> Floats:
     return np.maximum(squares, 0)
 
 
-def round_for_output(columns: Floats, gram: Floats, grid: Grid, sweeps: int) -> Floats:
+def round_for_output(columns: Floats, gram: Floats, grid: Grid, sweeps: int, rows: int = 0) -> Floats:
     """Weights [K, N] on the grid with the least output error that going through them one by one finds.
 
     Each weight becomes the integer below or above it, with steps for the whole range or, where that begins better, for
     a part of it. It is never worse than rounding to nearest over the whole range. gram: as above. sweeps: how often
-    each weight is looked at, at most. After Nagel et al. 2020, where a relaxation is optimized instead.
+    each weight is looked at, at most. rows: how many rows gram is the mean over, 0 for very many. After Nagel et al. 2020, where a relaxation is optimized instead.
     """
     plain, clipped = grid.steps(grid.largest(columns)), grid.best_steps(columns, importance(gram, columns.shape[1]))
     nearest = grid.nearest(columns, plain)
     least = output_error(nearest - columns, gram)
     errors = output_error(grid.nearest(columns, clipped) - columns, gram)
-    steps = np.where(_better(errors, least, grid), clipped, plain)
-    found = _descend(columns, gram, grid.full(steps, len(columns)), grid.top, sweeps)
-    return np.where(_better(output_error(found - columns, gram), least, grid), found, nearest)
+    steps = np.where(better(errors, least, grid), clipped, plain)
+    found = _descend(columns, _shrunk(gram, rows), grid.full(steps, len(columns)), grid.top, sweeps)
+    return np.where(better(output_error(found - columns, gram), least, grid), found, nearest)
 
 
-def _better(errors: Floats, least: Floats, grid: Grid) -> NDArray[np.bool_]:
-    """Which columns are: all or none where they share one step."""
+def better(errors: Floats, least: Floats, grid: Grid) -> NDArray[np.bool_]:
+    """Which columns have less error, [N]; all or none, [1], where they share one step."""
     return errors < least if grid.per_channel else np.full(1, errors.sum() < least.sum())
+
+
+def _shrunk(gram: Floats, rows: int) -> Floats:
+    """What is known of other rows from few: correlations are smaller than they look."""
+    count = gram.shape[1]
+    share = np.float32(_SHRINKAGE * count / (count + rows) if rows else 0)
+    shrunk = gram * (1 - share)
+    shrunk[:, np.arange(count), np.arange(count)] += share * np.diagonal(gram, axis1=1, axis2=2)
+    return shrunk
 
 
 def importance(gram: Floats, count: int) -> Floats:

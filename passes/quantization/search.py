@@ -12,7 +12,7 @@ from accelc.runner import RuntimeFailure
 from .bench import Bench, drop_of, is_inside
 from .choices import Choice, Step, fastest, frontier, steps
 from .gains import Gains
-from .plan import Form, Plan, Unit
+from .plan import BLOCK_FORMS, Form, Plan, Unit
 from .sensitivity import Sensitivity, measure_errors
 from .trial import ratio_text
 
@@ -30,6 +30,8 @@ _DOUBT = 1.15
 """Estimates may be off by so much."""
 _MARGIN = 0.6
 """Smoothing costs little time, so it goes on until other inputs than those at hand have room too."""
+_PAYS = 1.03
+_TIED, _LARGER_BY = 1.05, 1.05
 _SLOWER_BY = 1.02
 _SLOWER_BY_WHERE_SMALL = 1.05
 _MUCH = 0.25
@@ -58,6 +60,11 @@ class Outcome:
     skipped: str = ""
     reasons: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def _inexactness(judged: Judgement) -> tuple[float, float]:
+    """What is lost; where that is as good as the same, the largest error."""
+    return round(drop_of(judged), 4), judged.quality.relative_error if judged.quality is not None else 1.0
 
 
 @dataclass
@@ -123,13 +130,24 @@ class Search:
         )
         seen: dict[Plan, tuple[Form, ...]] = {}
         for forms in kinds:
-            usable = tuple(form for form in self.forms if form in forms)
+            usable = self._paying(tuple(form for form in self.forms if form in forms))
             plan = Plan.of(fastest(self._frontiers(usable, None)), ranges=self.ranges)
             if self._products(plan):
                 seen.setdefault(plan, usable)
         if not seen:
             self._say_slow()
         return list(seen.values())
+
+    def _paying(self, forms: tuple[Form, ...]) -> tuple[Form, ...]:
+        """Forms without those that are the fastest of some units but hardly save time: fewer bits cost quality."""
+        for form in (*BLOCK_FORMS[::-1], "dynamic") if self.measure else ():
+            others = tuple(each for each in forms if each != form)
+            with_it, without = (Plan.of(fastest(self._frontiers(some, None))) for some in (forms, others))
+            if form not in with_it.by_unit.values() or with_it.by_unit.keys() != without.by_unit.keys():
+                continue
+            if (self.gains.estimate(without) or 0.0) * _PAYS >= (self.gains.estimate(with_it) or 0.0):
+                forms = others
+        return forms
 
     def _say_slow(self) -> None:
         for unit in self.units:
@@ -164,6 +182,7 @@ class Search:
     # --- quality
 
     _over: str = ""
+    _ranges_known: bool = False
 
     def _judge(self, plan: Plan) -> Judgement:
         return self.bench.judge(plan, self.gains.estimate(plan) if self.measure else None)
@@ -242,10 +261,11 @@ class Search:
     def _ranged(self, plan: Plan) -> Plan:
         """A plan with static parts, with the ranges that give the best quality."""
         methods = list(self.bench.parts.ranges)
-        if not plan.ranges or len(methods) < 2:
-            return plan
-        plans = [replace(plan, ranges=method) for method in methods]
-        return min(plans, key=lambda each: drop_of(self._judge(each)))
+        if plan.ranges and len(methods) > 1 and not self._ranges_known:
+            plans = [replace(plan, ranges=method) for method in methods]
+            self.ranges = min(plans, key=lambda each: _inexactness(self._judge(each))).ranges
+            self._ranges_known = True
+        return replace(plan, ranges=self.ranges) if plan.ranges else plan
 
     def _sensitivity(self, forms: tuple[Form, ...], plan: Plan) -> Sensitivity:
         if forms not in self._known:
@@ -310,7 +330,7 @@ class Search:
         if tables:
             plans.append(bare)
         speeds = self.bench.time(plans, WHOLE_SHARE * self.seconds)
-        best = max(range(len(found)), key=lambda at: (speeds[at].verdict == "faster", speeds[at].ratio))
+        best = self._best(found, speeds)
         chosen, speed = found[best], speeds[best]
         self._fill_curve(chosen.plan, speed)
         if tables and self._cost_time(tables, speeds[0], speeds[-1]):
@@ -328,6 +348,20 @@ class Search:
             reason = f"nothing beats float: ratio {ratio_text(speed)}"
             return Outcome(Plan(), speed=speed, skipped=reason, reasons=reasons)
         return self._outcome(chosen, speed)
+
+    def _best(self, found: Sequence[Candidate], speeds: Sequence[Comparison]) -> int:
+        """The position of the fastest; of those as good as that the smallest, and of those the most exact."""
+        top = max(range(len(found)), key=lambda at: (speeds[at].verdict == "faster", speeds[at].ratio))
+        tied = [
+            at
+            for at in range(len(found))
+            if speeds[at].verdict == speeds[top].verdict
+            and speeds[at].high >= speeds[top].low
+            and speeds[at].ratio * _TIED >= speeds[top].ratio
+        ]
+        sizes = {at: self.bench.curve[found[at].plan].bytes for at in tied}
+        small = [at for at in tied if sizes[at] <= _LARGER_BY * min(sizes.values())]
+        return min(small, key=lambda at: (_inexactness(found[at].judged), at))
 
     def _fill_curve(self, plan: Plan, speed: Comparison) -> None:
         """Make the other points of the curve better known."""

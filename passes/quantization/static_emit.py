@@ -297,7 +297,9 @@ class Emitter:
         """The limits of a clamp in integers."""
         found = clamp_bounds(node)
         assert found is not None
-        limits = params.quantize(np.clip(found, -3e38, 3e38), self.scheme.numpy)
+        info = np.iinfo(self.scheme.numpy)
+        reach = [(bound - params.zero) * float(params.scale) for bound in (info.min, info.max)]
+        limits = params.quantize(np.clip(np.array(found), reach[0], reach[1]), self.scheme.numpy)
         return [self.values.constant(np.array(limit, self.scheme.numpy), "limit") for limit in limits]
 
     def plain(self, each: StaticNode, inputs: list[ir.Value | None]) -> ir.Value:

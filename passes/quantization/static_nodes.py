@@ -13,6 +13,10 @@ from accelc.target import Target
 from .static_operators import OTHERS, PRODUCTS, StaticNode, clamp_bounds
 
 
+_OPSET = 13
+"""That of models with scales per channel."""
+
+
 @dataclass(frozen=True)
 class StaticFound:
     """Nodes in the order of the graph; units: positions of products that go to int8 together or stay float together.
@@ -85,7 +89,10 @@ class StaticFound:
 
 
 def find_static(model: ir.Model, *, portable: bool = False, target: Target | None = None) -> StaticFound:
-    """All nodes of the main graph that static int8 could serve. target: where given, movers need its kernels."""
+    """All nodes of the main graph that static int8 could serve. target: where given, movers need its kernels.
+
+    portable: makes no difference here, as the runtime forms its own integer operators when it loads a portable model.
+    """
     del portable
     search = _Search(target)
     nodes = tuple(replace(each, index=index) for index, each in enumerate(search.run(model.graph)))
@@ -130,10 +137,9 @@ class _Search:
             return None
         found = self._attributes(node) or finder(node)
         if isinstance(found, StaticNode) and found.role == "mover" and self.target is not None:
-            version = 13
-            kind = {"Resize": "T1", "Identity": "V" if version > 13 else "T"}.get(node.op_type, "T")
+            kind = "T1" if node.op_type == "Resize" else "T"
             op_type = "Clip" if node.op_type == "Relu" else node.op_type
-            if not self.target.has_kernel("", op_type, version, {kind: "uint8"}):
+            if not self.target.has_kernel("", op_type, _OPSET, {kind: "uint8"}):
                 found = f"{self.target.name} has no kernel for {op_type} on uint8"
         if not isinstance(found, StaticNode):
             if found:

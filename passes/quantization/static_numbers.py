@@ -35,7 +35,8 @@ _TYPES: dict[Activation, tuple[Any, ir.DataType]] = {
 class StaticScheme:
     """How activations and weights become integers.
 
-    activation: unsigned or signed, 8 or 16 bits; asymmetric per tensor. bits: of weights, 8 or 7. per_channel: a scale
+    activation: unsigned or signed, 8 or 16 bits; asymmetric per tensor. The runtime computes only u8 in integers on
+    every processor, s8 on ARM, and nothing of 16 bits. bits: of weights, 8 or 7. per_channel: a scale
     for each output channel. qoperator: integer operators are written where the runtime does not form them itself.
     vendor: com.microsoft operators may be used. exact: the processor adds products of u8 x s8 exactly; else no two
     neighbours in a weight may be so large that their products overflow 16 bits, and each channel has as many bits as
@@ -152,7 +153,7 @@ def quantize_weight(
     if not scheme.exact and not alone:
         scales = np.maximum(largest / 127, _largest_pairs(rows) / _MOST_PAIR)
     if scheme.per_channel:
-        exact = on_grid(np.ascontiguousarray(rows.T), top)
+        exact = on_grid(np.ascontiguousarray(rows.T), top if scheme.exact or alone else _MOST_PAIR // 2)
         scales = np.where(np.isnan(exact) | (largest == 0), scales, exact)
     if bias is not None:
         size = np.abs(bias).astype(np.float64)

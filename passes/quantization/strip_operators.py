@@ -152,16 +152,6 @@ def _where(r: Restorer, node: ir.Node) -> Sequence[Result]:
     return [Rounded(out, Grid(needed(node, 7), given(node, 8)))]
 
 
-def _mean(r: Restorer, node: ir.Node) -> Sequence[Result]:
-    inputs, attrs = [read(r, node, 0)], others(node)
-    axes = ir.attribute(node, "axes")
-    if r.scope(node).opset >= 18 and axes is not None:
-        inputs.append(r.constant(inputs[0], f"{node.name}_axes", np.array(axes, np.int64)))
-        del attrs["axes"]
-    out = r.node(node, "ReduceMean", inputs, attrs, like=node.outputs[0])
-    return [Rounded(out, Grid(needed(node, 3), given(node, 4)))]
-
-
 def _softmax_refusal(node: ir.Node) -> str:
     rank = len(ir.dims(needed(node, 0)) or ())
     if ir.attribute(node, "axis", -1) in (-1, rank - 1):
@@ -304,7 +294,6 @@ FORMS: Mapping[tuple[str, str], Form] = {
     (MICROSOFT, "QLinearSoftmax"): Form(_unary("Softmax", "opset"), _softmax_refusal),
     (MICROSOFT, "QLinearAveragePool"): Form(_unary("AveragePool", "channels_last"), _channels_first),
     (MICROSOFT, "QLinearGlobalAveragePool"): Form(_unary("GlobalAveragePool", "channels_last"), _channels_first),
-    (MICROSOFT, "QLinearReduceMean"): Form(_mean),
     (MICROSOFT, "QLinearConcat"): Form(_concat),
     (MICROSOFT, "QLinearWhere"): Form(_where),
     (MICROSOFT, "MatMulIntegerToFloat"): Form(_to_float),

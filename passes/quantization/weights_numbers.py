@@ -14,6 +14,8 @@ from .numbers import Floats
 Bytes = NDArray[np.uint8]
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 16, 256
+BLOCK_SIZES = {4: 32, 8: 128}
+"""By default, for each number of bits: with 8, smaller ones add more bytes for scales than they gain in accuracy."""
 _TINY = float(np.finfo(np.float32).tiny)
 _AT_ONCE = 1 << 22
 """Elements of a weight that are rounded at a time."""
@@ -42,9 +44,7 @@ class BlockScheme:
     table_bits: Literal[4, 8] = 8
 
     def __post_init__(self) -> None:
-        size = self.block_size
-        if not SMALLEST_BLOCK <= size <= LARGEST_BLOCK or size & (size - 1):
-            raise ValueError(f"block_size={size} must be a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}")
+        check_block_size(self.block_size)
 
     @property
     def levels(self) -> int:
@@ -59,6 +59,12 @@ class BlockScheme:
     def __str__(self) -> str:
         points = "" if self.symmetric else ", zero points"
         return f"weights only, {self.bits} bits, blocks of {self.block_size}{points}"
+
+
+def check_block_size(size: int) -> None:
+    """Raise ValueError for a block size that no kernel has."""
+    if not SMALLEST_BLOCK <= size <= LARGEST_BLOCK or size & (size - 1):
+        raise ValueError(f"block_size={size} must be a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}")
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ def test_statistics_of_inputs_inner_values_and_outputs(runner: Runner, model: ir
     assert seen.gram is not None
     assert seen.rows is not None
     assert seen.histogram is not None
+    assert seen.channel_mean is not None
+    assert seen.channel_low is not None
     assert np.allclose(seen.channel_mean, p.mean(axis=0), atol=1e-5)
     assert np.allclose(seen.channel_low, p.min(axis=0), atol=1e-5)
     assert np.allclose(seen.gram, p.T @ p, rtol=1e-4)
@@ -214,7 +216,7 @@ def test_constants_and_a_single_sample_are_noted(runner: Runner, model: ir.Model
 def test_observers_live_in_the_child(runner: Runner, model: ir.Model) -> None:
     part = ir.to_proto(cut(model, ["p", "r"])).SerializeToString()
     session = runner.load(part)
-    wanted = {"x": {"histogram": True}, "p": {"rows": 2}}
+    wanted: dict[str, dict[str, Any]] = {"x": {"histogram": True}, "p": {"rows": 2}}
     for sample, feed in enumerate(feeds(2)):
         found = runner.observe(session, feed, wanted, sample)
         assert found["x"] == (feed["x"].shape, "")

@@ -23,8 +23,8 @@ def same(one: Histogram, two: Histogram) -> bool:
 
 def slowly(array: np.ndarray) -> dict[int, int]:
     """Bins and counts, in exact arithmetic, element by element."""
-    _, power = math.frexp(max(abs(float(each)) for each in array))
-    exponent = max(power - 14, -114)
+    reach = max(abs(float(each)) for each in array)
+    exponent = max(math.frexp(reach)[1] - 14, -114) if reach else -114
     found: dict[int, int] = {}
     for each in array:
         top, bottom = float(each).as_integer_ratio()
@@ -61,7 +61,7 @@ def test_parts_add_up_in_any_order(arrays: list[np.ndarray], random: object) -> 
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1.0, 1e30])
 def test_many_elements_agree_with_numpy(dtype: type, scale: float) -> None:
     random = np.random.default_rng(0)
-    array = (random.standard_normal(200_000) * scale).astype(dtype)
+    array: np.ndarray = (random.standard_normal(200_000) * scale).astype(dtype)
     array[:1000] = 0.0
     found = count(array)
     expected, _ = np.histogram(array.astype(np.float64), found.edges)
@@ -83,6 +83,11 @@ def test_other_bins_hold_every_element(array: np.ndarray, bins: int) -> None:
     counts = count(array).rebinned(np.linspace(-reach, reach, bins + 1), low, high)
     assert counts.sum() == array.size
     assert (counts >= 0).all()
+
+
+def test_zeros_alone_do_not_widen_bins() -> None:
+    zeros, some = np.zeros(3, np.float32), np.array([0.25, 0.1], np.float32)
+    assert same(count(zeros) + count(some), count(np.concatenate([some, zeros])))
 
 
 def test_a_bin_across_an_edge_is_split_in_proportion() -> None:

@@ -63,7 +63,8 @@ def theirs(folder: Path, method: str, **options: Any) -> dict[str, tuple[float, 
         calibrator.create_inference_session()
         calibrator.collect_data(Reader())
         found = calibrator.compute_data()
-    return {name: tuple(float(np.squeeze(end)) for end in data.range_value) for name, data in found.items()}
+    ends = {name: [float(np.squeeze(end)) for end in data.range_value] for name, data in found.items()}
+    return {name: (low, high) for name, (low, high) in ends.items()}
 
 
 CASES = [

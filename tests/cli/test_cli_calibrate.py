@@ -59,12 +59,14 @@ def test_shards_merge_to_what_one_run_finds(tmp_path: Path, data: Path) -> None:
 
 
 def test_optimize_takes_the_ranges(tmp_path: Path, data: Path) -> None:
-    assert calibrate(data, tmp_path / "a.cal", "-q").exit_code == 0
     options = ("--no-measure", "--report", "-", "--passes", "O1, quantize{scheme=static}", "--max-drop", "50%")
     given = run("calibrate", MODEL, "--calibration", data, "--passes", "O1, quantize", "-o", tmp_path / "b.cal")
     assert given.exit_code == 0, given.stderr
     done = run("optimize", MODEL, "-o", tmp_path / "a.onnx", "--ranges", tmp_path / "b.cal", *options)
     assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [each["changes"] > 0 for each in report["passes"] if each["name"] == "quantize"] == [True]
+    assert not any("ranges" in note for note in report["notes"])
     other = run(
         "optimize", MODELS / "digits_cnn.onnx", "-o", tmp_path / "b.onnx", "--ranges", tmp_path / "b.cal", *options
     )
@@ -74,7 +76,8 @@ def test_optimize_takes_the_ranges(tmp_path: Path, data: Path) -> None:
 
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.cal"
-    add, seen = collect.Collector.add, []
+    add = collect.Collector.add
+    seen: list[int] = []
 
     def stopping(self: Any, feed: Any, sample: int, wanted: Any = None) -> None:
         if len(seen) == 5:
@@ -88,11 +91,12 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, data: Path, monkeypatch:
     assert State.load(path).shards[0].done == 5
     assert not State.load(path).shards[0].complete
     assert "not complete" in run("calibrate", "--show", path).stdout
-    monkeypatch.setattr(
-        collect.Collector,
-        "add",
-        lambda self, feed, sample, wanted=None: (seen.append(sample), add(self, feed, sample, wanted))[1],
-    )
+
+    def counting(self: Any, feed: Any, sample: int, wanted: Any = None) -> None:
+        seen.append(sample)
+        add(self, feed, sample, wanted)
+
+    monkeypatch.setattr(collect.Collector, "add", counting)
     again = calibrate(data, path)
     assert again.exit_code == 0, again.stderr
     assert seen == list(range(12))

@@ -75,6 +75,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("--calibration-method", "best"), "there is no calibration method"),
         (("--ranges", "none.json"), "none.json: no such file; accelc calibrate makes one"),
         (("--search-time", "soon"), "'soon' is no time; give seconds, or as 60s, 5min, 1h"),
+        (("--isa", "avx3"), "'avx3' is no instruction set"),
         (("--pareto", "curve.txt"), "curve.txt: the curve cannot be written; name a file in .html or .json"),
     ],
 )
@@ -95,6 +96,15 @@ def test_calibration_that_nothing_uses_is_said(folder: Path) -> None:
     found = report("model.onnx", "--calibration", "good.npz")
     assert any("no pass of this pipeline lowers precision; -O3 does" in note for note in found["notes"])
     assert not any("calibration" in note for note in report("model.onnx", "-O2")["notes"])
+
+
+def test_calibration_data_serves_to_verify_on(folder: Path) -> None:
+    found = report("model.onnx", "--calibration", "good.npz")
+    assert found["verdict"]["descriptions"] == [f"good.npz[{place}]" for place in range(3)]
+    assert any("checked on samples of the calibration data; --eval names others" in note for note in found["notes"])
+    found = report("model.onnx", "--calibration", "good.npz", "--eval", "user.py:feeds")
+    assert found["verdict"]["descriptions"] == [f"user.py:feeds[{place}]" for place in range(3)]
+    assert not any("--eval" in note for note in found["notes"])
 
 
 def test_data_comes_from_a_function(folder: Path) -> None:

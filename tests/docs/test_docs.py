@@ -20,7 +20,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "plugin_example"
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/writing-passes.md", "docs/decisions.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/writing-passes.md",
+    "docs/decisions.md",
+    "docs/quantization.md",
+)
 PIP = """#!/bin/sh
 # Installs the current folder where only this test sees it.
 exec "{python}" -m pip install --quiet --no-deps --no-index --no-build-isolation --target "{site}" .

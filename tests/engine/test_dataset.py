@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from accelc.data import Dataset, InputSpec, load_data, open_dataset
 from accelc.data import load as loading
-from accelc.data.arrays import NpzPart
+from accelc.data.arrays import NpzPart, Rows
 from accelc.errors import UsageError
 
 
@@ -56,7 +56,12 @@ def test_a_folder_of_npz_is_read_file_by_file(tmp_path: Path, monkeypatch: pytes
         np.savez(tmp_path / f"{place}.npz", x=numbers(2) + 100 * place)
     opened: list[str] = []
     load = NpzPart.load
-    monkeypatch.setattr(NpzPart, "load", lambda self, name: opened.append(self.path.name) or load(self, name))
+
+    def watched(self: NpzPart, name: str) -> Any:
+        opened.append(self.path.name)
+        return load(self, name)
+
+    monkeypatch.setattr(NpzPart, "load", watched)
     data = open_dataset(tmp_path, ONE)
     assert (data.count, opened) == (8, [])
     first = list(itertools.islice(data, 3))
@@ -66,15 +71,22 @@ def test_a_folder_of_npz_is_read_file_by_file(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_large_members_stay_in_their_file(tmp_path: Path, save: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accelc.data.arrays._MAPPED_BYTES", 0)
-    wanted = np.asfortranarray(numbers(5))
-    save(tmp_path / "d.npz", x=wanted, **{"a longer name": np.zeros(1)})
+    monkeypatch.setattr("accelc.data.arrays._WHOLE_BYTES", 0)
+    save(tmp_path / "d.npz", x=numbers(5), **{"a longer name": np.zeros(1), "turned": np.asfortranarray(numbers(5))})
     part = NpzPart(tmp_path / "d.npz")
-    assert np.array_equal(part.load("x"), wanted)
-    assert isinstance(part.load("x"), np.memmap) is (save is np.savez)
+    rows = part.load("x")
+    assert isinstance(rows, Rows) is (save is np.savez)
+    assert np.array_equal(rows[1:4], numbers(5)[1:4])
+    assert np.array_equal(rows[4], numbers(5)[4])
+    assert np.array_equal(rows[:], numbers(5))
+    assert isinstance(part.load("turned"), np.ndarray)
+    np.savez(tmp_path / "e.npz", x=numbers(5), labels=np.arange(5))
+    data = open_dataset(tmp_path / "e.npz", ONE)
+    assert np.array_equal(np.concatenate(values(data)), numbers(5))
+    assert data.labels is not None
 
 
-def test_a_folder_of_npy_is_mapped(tmp_path: Path) -> None:
+def test_a_folder_of_npy(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", numbers(6))
     np.save(tmp_path / "model_ids_0.npy", np.ones((6, 3), np.int64))
     np.save(tmp_path / "labels.npy", np.arange(6))
@@ -181,6 +193,14 @@ def test_verification_data_is_limited(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(loading, "MOST_BYTES", 600)
     with pytest.raises(UsageError, match=r"holds more than .* GiB; give fewer samples"):
         load_data(tmp_path / "d.npz", ONE)
+
+
+def test_some_feed_sets_are_spread_over_the_data(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=numbers(20), labels=np.arange(20))
+    few = load_data(tmp_path / "d.npz", ONE, batch_size=1, most=4)
+    assert few.labels is not None
+    assert few.labels.tolist() == [0, 5, 10, 15]
+    assert len(load_data(tmp_path / "d.npz", ONE, batch_size=1, most=99).feeds) == 20
 
 
 # --- functions

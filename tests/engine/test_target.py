@@ -12,7 +12,17 @@ import pytest
 from accelc import ir
 from accelc import target as module
 from accelc.context import Context
-from accelc.target import KernelTable, Target, detect_isa, isa_from_cpuinfo, isa_from_sysctl, type_name
+from accelc.errors import UsageError
+from accelc.target import (
+    KernelTable,
+    Target,
+    detect_isa,
+    isa_from_cpuinfo,
+    isa_from_sysctl,
+    isa_of,
+    other_than_here,
+    type_name,
+)
 
 ZEN3 = 2 * "processor\t: 0\nflags\t\t: fpu sse4_1 avx avx2 fma f16c\n\n"
 SAPPHIRE = "flags\t: avx avx2 fma f16c avx512f avx512_vnni avx_vnni avx512_bf16 amx_int8 amx_bf16 sse4_1\n"
@@ -163,3 +173,36 @@ def test_limits() -> None:
 def test_text() -> None:
     assert str(Target.cpu(["avx2", "avx"])) == "cpu (avx, avx2)"
     assert str(Target.cpu([])) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "members", "exact"),
+    [
+        ("avx2", {"avx", "avx2", "fma"}, False),
+        ("AVX512", {"avx2", "avx512"}, False),
+        ("avx2+avx_vnni", {"avx2", "avx_vnni"}, True),
+        ("avx-vnni", {"avx2", "avx_vnni"}, True),
+        ("vnni", {"avx512", "avx512_vnni"}, True),
+        ("avx512_vnni", {"avx512", "avx512_vnni"}, True),
+        ("amx", {"avx512_vnni", "amx_int8", "amx_bf16"}, True),
+        ("neon", {"neon"}, True),
+        ("neon_dot, i8mm", {"neon", "neon_dot", "neon_i8mm"}, True),
+    ],
+)
+def test_names_of_users(text: str, members: set[str], exact: bool) -> None:
+    isa = isa_of(text)
+    assert members <= isa
+    assert Target.cpu(isa=isa).int8_dot_exact is exact
+
+
+def test_native_and_what_differs_from_it() -> None:
+    assert isa_of("native") == detect_isa()
+    assert other_than_here(detect_isa()) == ""
+    if detect_isa():
+        assert "compiled for another processor" in other_than_here({*detect_isa(), "sve9"})
+
+
+@pytest.mark.parametrize(("text", "part"), [("avx3", "known are native, amx"), ("", "known"), ("avx2+neon", "mixes")])
+def test_names_that_are_none(text: str, part: str) -> None:
+    with pytest.raises(UsageError, match=part):
+        isa_of(text)

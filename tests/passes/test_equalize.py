@@ -191,7 +191,7 @@ def test_outlying_activations_count_when_there_is_data(runner: Runner) -> None:
     for w, b in ((weights["w"], weights["b"]), (ir.const(model.graph.initializers["w"]), ir.const(bias_of(model)))):
         largest = np.maximum(x @ np.asarray(w) + b, 0).max(axis=0)
         shares.append(np.median(largest) / largest.max())
-    assert shares[1] > 3 * shares[0]
+    assert shares[1] > 1.8 * shares[0]
 
 
 def bias_of(model: ir.Model) -> ir.Value | None:

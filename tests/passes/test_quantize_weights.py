@@ -1,6 +1,6 @@
 """Weights alone in 4 or 8 bits: numbers against a numpy reference, graphs against the runtime."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -190,7 +190,7 @@ def test_the_default_rounds_the_activation_as_well(bits: Any) -> None:
     close(outputs(model, a), a @ reference(weight, BlockScheme(bits)), _ACTIVATION)
 
 
-GEMMS = {
+GEMMS: dict[str, tuple[str, bool, Callable[[Array, Array, Array, Array], Array]]] = {
     "bias": ("y = Gemm(a, w, b)", False, lambda a, w, b, c: a @ w + b),
     "transposed": ("y = Gemm<transB: int = 1>(a, w, b)", True, lambda a, w, b, c: a @ w + b),
     "factors": (
@@ -230,6 +230,21 @@ def test_a_weight_behind_a_transpose() -> None:
     assert operators(model) == ["MatMulNBits"]
     assert "w" not in model.graph.initializers
     close(outputs(model, a), a @ reference(weight.T, scheme))
+
+
+@pytest.mark.parametrize(
+    "other", ["z = Neg(t)", "z = Neg(w)", "z = MatMul(t, w)"], ids=["of the transpose", "of the weight", "as a factor"]
+)
+def test_a_transpose_that_somebody_else_needs_stays(other: str) -> None:
+    model = model_of(
+        f"""(float[3, 64] a) => (float[3, 40] y, float[M, K] z) {{
+            t = Transpose<perm = [1, 0]>(w)
+            y = MatMul(a, t)
+            {other}
+        }}""",
+        {"w": normal(40, 64)},
+    )
+    assert find_layers(model, embeddings=True, portable=False).layers == ()
 
 
 def test_a_shared_weight_is_stored_once() -> None:

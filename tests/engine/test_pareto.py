@@ -1,0 +1,131 @@
+"""The curve of speed and quality as files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from accelc.errors import UsageError
+from accelc.pareto import SCHEMA, write_pareto
+from accelc.pass_base import PassRecord
+from accelc.report import Refusal, Report
+from accelc.size import Size
+
+
+def point(label: str, drop: float, ratio: float | None, **more: Any) -> dict[str, Any]:
+    known = {
+        "label": label,
+        "units": {"float": 1, "static": 4},
+        "quality": {"cosine": 1 - min(drop, 1.0)},
+        "drop": drop,
+        "inside": drop <= 0.01,
+        "reason": "" if drop <= 0.01 else "cosine is low",
+        "ratio": ratio,
+        "low": None if ratio is None else ratio - 0.1,
+        "high": None if ratio is None else ratio + 0.1,
+        "estimated": False,
+        "bytes": 1_000_000,
+        "chosen": False,
+        "front": False,
+    }
+    return known | more
+
+
+POINTS = [
+    point("float", 0.0, 1.0, front=True, low=None, high=None),
+    point("dynamic", 0.004, 1.6, front=True, chosen=True),
+    point("static <all> & more", 0.05, 2.2, front=True),
+    point("worse", 0.02, 1.2, estimated=True, low=None, high=None),
+    point("not timed", 0.03, None),
+    point("broken", float("inf"), 1.3),
+]
+
+
+def report(*points: dict[str, Any], **more: Any) -> Report:
+    size = Size(nodes=1, parameters=1, weight_bytes=4, bytes=100, operators={"Add": 1}, opset=17)
+    details = {"curve": list(points)} if points else {}
+    record = PassRecord("quantize", "quantize", 3, 0.1, 1, 1, details=details, **more)
+    return Report("a <model>.onnx", "out.onnx", None, "quantize", "cpu (avx2)", {}, size, size, passes=[record])
+
+
+def drawing(page: str) -> ElementTree.Element:
+    found = re.search(r"<svg.*</svg>", page, re.DOTALL)
+    assert found is not None
+    return ElementTree.fromstring(found[0])
+
+
+def test_json_has_every_point(tmp_path: Path) -> None:
+    path = tmp_path / "curve.json"
+    write_pareto(path, [report(*POINTS)], 0.01)
+    found = json.loads(path.read_text())
+    assert found["schema"] == SCHEMA
+    (curve,) = found["curves"]
+    assert (curve["target"], curve["budget"], curve["reason"]) == ("cpu (avx2)", 0.01, "")
+    assert [each["label"] for each in curve["points"]] == [each["label"] for each in POINTS]
+    assert curve["points"][-1]["drop"] is None
+    assert [each.name for each in tmp_path.iterdir()] == ["curve.json"]
+
+
+def test_page_stands_alone_and_holds_names_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "curve.html"
+    write_pareto(path, [report(*POINTS)], 0.01)
+    page = path.read_text(encoding="utf-8")
+    assert not re.search(r"https?:|src=|href=|<script|@import|url\(", page)
+    assert "prefers-color-scheme: dark" in page
+    assert "a &lt;model&gt;.onnx" in page
+    assert "static &lt;all&gt; &amp; more" in page
+    assert page.count("<tr") == 1 + len(POINTS)
+
+
+def test_drawing_shows_front_budget_and_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "curve.html"
+    write_pareto(path, [report(*POINTS)], 0.01)
+    svg = drawing(path.read_text(encoding="utf-8"))
+    kinds = [each.get("class", "") for each in svg.iter()]
+    drawn = [each for each in POINTS if each["ratio"] is not None and each["drop"] != float("inf")]
+    assert len([each for each in svg.iter("circle") if each.get("r") == "4"]) == len(drawn)
+    assert kinds.count("ring") == 1
+    assert kinds.count("front") == 1
+    assert kinds.count("bar") == 2
+    assert "budget 1 %" in "".join(svg.itertext())
+    places = {each.get("cx"): each.get("cy") for each in svg.iter("circle") if each.get("r") == "4"}
+    xs, ys = [float(x or "") for x in places], [float(y or "") for y in places.values()]
+    assert xs[0] == min(xs), "float loses least"
+    assert ys[2] == min(ys), "the fastest stands highest"
+    assert all(0 <= x <= 760 for x in xs)
+    assert all(0 <= y <= 420 for y in ys)
+
+
+@pytest.mark.parametrize("points", [POINTS[:1], [point("a", -0.01, 1.5), point("b", 0.0, 1.0)]])
+def test_few_points_and_gains_in_quality_are_drawn(tmp_path: Path, points: list[dict[str, Any]]) -> None:
+    path = tmp_path / "curve.html"
+    write_pareto(path, [report(*points)])
+    assert len([each for each in drawing(path.read_text()).iter("circle") if each.get("r") == "4"]) == len(points)
+
+
+def test_without_a_curve_the_reason_is_given(tmp_path: Path) -> None:
+    skipped = report(skipped="no MatMul at all")
+    bare = report()
+    bare.passes = []
+    undone = report()
+    undone.refused = [Refusal("pass", "quantize", "latency", "it ran at half the speed")]
+    reports = [skipped, bare, undone]
+    write_pareto(tmp_path / "curve.json", reports)
+    reasons = [each["reason"] for each in json.loads((tmp_path / "curve.json").read_text())["curves"]]
+    assert reasons[0] == "no MatMul at all"
+    assert "does not run pass quantize" in reasons[1]
+    assert "half the speed" in reasons[2]
+    write_pareto(tmp_path / "curve.html", reports)
+    assert (tmp_path / "curve.html").read_text().count("There is no curve: ") == 3
+
+
+@pytest.mark.parametrize("name", ["curve.txt", "curve", "missing/curve.html"])
+def test_a_file_that_cannot_be_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="the curve cannot be written"):
+        write_pareto(tmp_path / name, [report(*POINTS)])
+    assert not list(tmp_path.iterdir())
