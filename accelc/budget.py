@@ -89,7 +89,7 @@ class Budget:
         """
         before = [_without(sample.outputs, left_out) for sample in samples]
         after = [_without(each, left_out) for each in outputs]
-        quality = measure_quality(before, after)
+        quality = measure_quality(before, after, samples[0].parts if samples else None)
         if not samples:
             return Judgement(quality=quality)
         labels = labels_of(samples)

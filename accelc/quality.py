@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from accelc.data.specs import Value
 from accelc.errors import VerifyError
+from accelc.output_parts import Parts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Values = Mapping[str, Value]
@@ -93,10 +94,12 @@ class _Sums:
     parts: list[str] = field(default_factory=list)
 
 
-def measure_quality(expected: Sequence[Values], actual: Sequence[Values]) -> Quality:
+def measure_quality(
+    expected: Sequence[Values], actual: Sequence[Values], parts: Mapping[str, Parts] | None = None
+) -> Quality:
     """The quality of `actual` against `expected`: one mapping of outputs by name for each feed set, in the same order.
 
-    Raises: VerifyError when names, kinds, lengths, shapes or types of numbers do not belong together.
+    parts: of outputs that are several things in one, which are judged apart. Raises: VerifyError when names, kinds, lengths, shapes or types of numbers do not belong together.
     """
     if len(expected) != len(actual):
         raise VerifyError("cannot compare", why=f"{len(expected)} sets of outputs against {len(actual)}")
@@ -105,8 +108,20 @@ def measure_quality(expected: Sequence[Values], actual: Sequence[Values]) -> Qua
         if one.keys() != two.keys():
             raise VerifyError("cannot compare", why=f"outputs {sorted(one)} against {sorted(two)}")
         for name in one:
-            _add(name, one[name], two[name], sums.setdefault(name, _Sums()))
+            for label, a, b in _apart(name, one[name], two[name], (parts or {}).get(name)):
+                _add(label, a, b, sums.setdefault(label, _Sums()))
     return Quality(tuple(_result(name, total) for name, total in sums.items()))
+
+
+def _apart(name: str, one: Value, two: Value, parts: Parts | None) -> Iterator[tuple[str, Value, Value]]:
+    """An output, or its parts where both sides have them."""
+    places = []
+    if parts is not None and isinstance(one, np.ndarray) and isinstance(two, np.ndarray) and one.shape == two.shape:
+        places = list(parts.slices(one.shape))
+    if not places:
+        yield name, one, two
+    for number, place in enumerate(places, 1):
+        yield f"{name}, part {number} of {len(places)}", one[place], two[place]
 
 
 def _result(name: str, total: _Sums) -> OutputQuality:

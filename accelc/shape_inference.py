@@ -22,6 +22,8 @@ _MORE_ROUNDS = 4
 """What one round of inference finds out lets the next one read more bounds."""
 _HIDDEN = "accelc_hidden_bounds_"
 _SMALL = 64
+_SMALL_WEIGHT = 1024
+"""Elements that a weight may have and still be read: it may hold a shape or axes."""
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 
 _KEEPS = frozenset(
@@ -59,6 +61,25 @@ def infer_shapes(proto: onnx.ModelProto, **options: Any) -> onnx.ModelProto:
             break
         risks, done = closer, _infer(proto, closer.slices, options)
     return done
+
+
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its larger weights as inputs, for shape inference: small ones may hold shapes and axes."""
+    light = onnx.ModelProto(ir_version=proto.ir_version)
+    light.opset_import.extend(proto.opset_import)
+    light.functions.extend(proto.functions)
+    light.graph.name = proto.graph.name
+    light.graph.node.extend(proto.graph.node)
+    light.graph.output.extend(proto.graph.output)
+    light.graph.value_info.extend(proto.graph.value_info)
+    large = {tensor.name for tensor in proto.graph.initializer if math.prod(tensor.dims) > _SMALL_WEIGHT}
+    light.graph.input.extend(info for info in proto.graph.input if info.name not in large)
+    for tensor in proto.graph.initializer:
+        if tensor.name in large:
+            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            light.graph.initializer.append(tensor)
+    return light
 
 
 def _infer(proto: onnx.ModelProto, hidden: set[str], options: Mapping[str, Any]) -> onnx.ModelProto:

@@ -22,7 +22,7 @@ import onnx
 
 from accelc.data.specs import Value
 from accelc.errors import ModelError, UsageError
-from accelc.shape_inference import infer_shapes
+from accelc.shape_inference import infer_shapes, without_weights
 
 WEIGHT_BUDGET = 256 << 20
 STREAMING_THRESHOLD = 1 << 30
@@ -72,7 +72,6 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
     return int(size * bits + 7) // 8
 
 
-_SMALL_WEIGHT = 1 << 12
 _PACKED_BITS: Mapping[int, int] = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4, onnx.TensorProto.FLOAT4E2M1: 4}
 
 
@@ -285,30 +284,11 @@ class _Stream:
     def _inference(self) -> Mapping[str, onnx.ValueInfoProto]:
         if self._inferred is None:
             try:
-                inferred = infer_shapes(_without_weights(self.proto))
+                inferred = infer_shapes(without_weights(self.proto))
             except onnx.shape_inference.InferenceError as error:
                 raise ModelError("shape inference failed", why=str(error)) from error
             self._inferred = {info.name: info for info in inferred.graph.value_info}
         return self._inferred
-
-
-def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its larger weights as inputs, for shape inference: small ones may hold shapes and axes."""
-    light = onnx.ModelProto(ir_version=proto.ir_version)
-    light.opset_import.extend(proto.opset_import)
-    light.functions.extend(proto.functions)
-    light.graph.name = proto.graph.name
-    light.graph.node.extend(proto.graph.node)
-    light.graph.output.extend(proto.graph.output)
-    light.graph.value_info.extend(proto.graph.value_info)
-    large = {tensor.name for tensor in proto.graph.initializer if tensor_bytes(tensor) > _SMALL_WEIGHT}
-    light.graph.input.extend(info for info in proto.graph.input if info.name not in large)
-    for tensor in proto.graph.initializer:
-        if tensor.name in large:
-            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        else:
-            light.graph.initializer.append(tensor)
-    return light
 
 
 def _type_of(value: Value) -> onnx.TypeProto | None:

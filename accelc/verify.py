@@ -36,6 +36,7 @@ from accelc.data import (
 from accelc.errors import AccelcError, ModelError, UsageError, VerifyError
 from accelc.importer.parse import read_proto
 from accelc.metrics import Score
+from accelc.output_parts import output_parts
 from accelc.runner import Runner, RuntimeFailure, Session
 from accelc.source import Source
 
@@ -141,6 +142,7 @@ class Verifier:
         # Everything about the proto is read here: later a graph takes it over while another thread runs the original.
         proto = self.source.imported.proto
         self.specs = signature(proto)
+        self._parts = output_parts(proto)
         self._check_output([spec.name for spec in output_signature(proto)])
         self._hints = self._make_hints(proto) if self.data_path is None else Hints()
         self._is_big = streamed.weight_bytes(proto) > streamed.STREAMING_THRESHOLD
@@ -245,6 +247,7 @@ class Verifier:
             unstable = compare.random_outputs(run, samples[0].feed.values)
         except AccelcError as error:
             return Reference(skipped=f"the original runs once but not twice: {error}")
+        samples = [replace(sample, parts=self._parts) for sample in samples]
         told = self.budget.check([sample for sample in samples if not sample.feed.edge])
         notes = (*(data.notes if data is not None else ()), *([told] if told else []))
         return Reference(tuple(samples), data, unstable, notes=notes, typical=typical)

@@ -13,7 +13,7 @@ from accelc.pass_base import Pass, PassResult
 
 from .quantization.linear import Linear, find_linear
 from .quantization.observed import Moments, moments
-from .quantization.quality import check_grid, grid_of, layer_details, relative
+from .quantization.quality import check_grid, grid_of, is_on, layer_details, relative
 from .quantization.rounding import output_error, round_for_output
 from .quantization.snap import Grid
 
@@ -57,6 +57,9 @@ class AdaRound(Pass):
             return PassResult(skipped="no Conv, Gemm or MatMul with constant float weights", details=details)
         grid = grid_of(ctx, self.bits, self.per_channel, self.block)
         ctx.progress("adaround: reading the inputs of layers")
+        snapped = [each for each in linears if is_on(np.ascontiguousarray(each.columns()), grid)]
+        refused |= {each.path: "its weights are on a grid already" for each in snapped}
+        linears = [each for each in linears if each not in snapped]
         seen = moments(ctx.calibration, model, linears)
         refused |= {each.path: "the calibration data shows nothing finite" for each in linears if each not in seen}
         layers = []
@@ -68,9 +71,7 @@ class AdaRound(Pass):
             layers.append(layer)
         details["layers"] = layers
         if not layers:
-            return PassResult(
-                skipped="out of fuel" if ctx.fuel.empty else "nothing was seen of any layer", details=details
-            )
+            return PassResult(skipped="out of fuel" if ctx.fuel.empty else "no layer is left to round", details=details)
         before, after = (float(np.mean([layer[key] for layer in layers])) for key in ("before", "after"))
         notes = (f"{len(layers)} layers rounded; mean error of their outputs {after:.4f}, {before:.4f} to nearest",)
         return PassResult(len(layers), notes=notes, details=details)

@@ -31,8 +31,9 @@ class Gptq(Pass):
     The weights of MatMul and Gemm stay float and lie on the grid of weight-only blocks afterwards; `quantize` with the
     same bits, block_size and symmetric finds them there and stores them as they are. It needs calibration data.
 
-    bits, block_size, symmetric: of the grid; by default blocks of 32 in 4 bits, of 128 in 8. damping: share of the mean squared input that is added to all of them.
-    order: weights of the largest inputs first. clip: search each block's range for the least squared error.
+    bits, block_size, symmetric: of the grid; by default blocks of 32 in 4 bits, of 128 in 8. damping: share of the mean
+    squared input that is added to all of them. order: weights of the largest inputs first. clip: search each block's
+    range for the least squared error.
     """
 
     name = "gptq"
@@ -91,7 +92,7 @@ class Gptq(Pass):
         """Snap the weight that layers share. Returns what became of it."""
         layer, scheme = unit[0], self._scheme()
         weight = layer.matrix()
-        grid = Grid.of(weight, scheme, scheme.block_size)
+        grid = Grid.of(weight, scheme)
         plain = grid.nearest(weight, np.arange(len(weight)))
         rounded = gptq(weight, gram, grid, damping=self.damping, order=self.order)
         stored = rounded if layer.alpha == 1.0 else rounded / np.float32(layer.alpha)

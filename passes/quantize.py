@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from accelc import ir
@@ -17,6 +17,7 @@ from .quantization.bench import Bench
 from .quantization.gains import Asked, Gains
 from .quantization.numbers import Floats
 from .quantization.plan import BLOCK_FORMS, Form
+from .quantization.preflight import preflight
 from .quantization.prepare import Prepared, Wishes, prepare
 from .quantization.search import Outcome, Search
 from .quantization.telling import METADATA, details, notes, record
@@ -39,12 +40,12 @@ class Quantize(Pass):
     scheme: auto searches among all forms; dynamic (activations quantized while the model runs), static (ranges from
     calibration data) and weights (only weights are stored in fewer bits) quantize all that can be in that form. bits:
     of the weights; by default 8, or 7 where the processor's products saturate, and 4 as well for weights alone.
-    block_size, symmetric: of weights stored alone; by default blocks of 32 in 4 bits, of 128 in 8. per_channel: a scale for each output column instead of one.
-    activations: their integers in static form. ranges: the calibration method (minmax, average, percentile:99.99,
-    entropy, mse), by default the user's; auto compares more. embeddings: tables as well. measure: time it, unless
-    measuring is switched off as a whole; else everything inside the quality budget is quantized. budget: seconds for
-    timing. islands: leave sensitive layers in float when the budget for quality is exceeded. keep: names of nodes to
-    leave in float, as patterns with * separated by |.
+    block_size, symmetric: of weights stored alone; by default blocks of 32 in 4 bits, of 128 in 8. per_channel: a
+    scale for each output column instead of one. activations: their integers in static form. ranges: the calibration
+    method (minmax, average, percentile:99.99, entropy, mse), by default the user's; auto compares more. embeddings:
+    tables as well. measure: time it, unless measuring is switched off as a whole; else everything inside the quality
+    budget is quantized. budget: seconds for timing. islands: leave sensitive layers in float when the budget for
+    quality is exceeded. keep: names of nodes to leave in float, as patterns with * separated by |.
     """
 
     name = "quantize"
@@ -142,7 +143,7 @@ class Quantize(Pass):
         outcome = found.outcome
         if outcome.skipped:
             told = details(ready, outcome, gains, curve=found.curve)
-            return PassResult(skipped=outcome.skipped, notes=ready.notes, details=told)
+            return PassResult(skipped=outcome.skipped, notes=(*ready.notes, *outcome.notes), details=told)
         for form in {form for _, form in outcome.plan.forms} & {*BLOCK_FORMS}:
             raise_opset(model, ctx, parts.schemes.blocks(form))
         done = parts.apply(model, outcome.plan, ctx.spend)
@@ -155,7 +156,12 @@ class Quantize(Pass):
     def _find(self, bench: Bench, gains: Gains, ctx: Context, ready: Prepared) -> Found:
         measure = self.measure and ctx.settings.measure and self.scheme == "auto"
         seconds = self.budget or ctx.settings.search_time or _SECONDS
+        can_win = preflight(bench.parts.model, ctx.target)
+        ctx.progress(f"quantize: {can_win}")
         outcome = Search(bench, gains, ready.forms, self.islands, measure, seconds, ready.ranges).run()
+        if any(form == "static" for _, form in outcome.plan.forms):
+            outcome = replace(outcome, notes=(*outcome.notes, bench.read_back(outcome.plan)))
+        outcome = replace(outcome, notes=(*outcome.notes, str(can_win)))
         divisors = {i: bench.parts.divisors[i] for i in outcome.plan.smooth}
         return Found(outcome, bench.curve.details(outcome.plan), gains.rows, gains.asked, divisors)
 

@@ -19,6 +19,7 @@ _ADVICE = (
         ("float is faster alone", "slower with it", "nothing beats float"),
         "float is faster here; a scheme that is named, as --scheme dynamic, takes them in all the same",
     ),
+    (("no calibration data",), "give --calibration: it is quantized with ranges from data only"),
     (("kept by keep", "shares a weight with a node that is kept"), "leave out --keep"),
     (("its input has an unknown rank", "the type of its input is unknown"), "fix the shapes of inputs with --shape"),
     (("DynamicQuantizeLinear needs opset",), "export the model at a newer opset"),

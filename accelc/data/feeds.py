@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from accelc.data.dims import MAIN_PLANS, TYPICAL, Dimensions, DimPlan, Shapes, p
 from accelc.data.specs import Hints, InputSpec, Value
 from accelc.data.values import EDGE_MODES, MODES, Setting, changes_floats, make_value
 from accelc.errors import AccelcError
+from accelc.output_parts import Parts
 
 Values = Mapping[str, Value]
 Run = Callable[[Values], Values]
@@ -41,11 +42,15 @@ class Feed:
 
 @dataclass(frozen=True)
 class Sample:
-    """A feed set that runs, with the outputs it gave, and the labels of the user's data along its first axis."""
+    """A feed set that runs, with the outputs it gave, and the labels of the user's data along its first axis.
+
+    parts: of outputs that are several things in one.
+    """
 
     feed: Feed
     outputs: Values
     labels: NDArray[Any] | None = None
+    parts: Mapping[str, Parts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

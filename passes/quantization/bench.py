@@ -11,7 +11,9 @@ from accelc import ir
 from accelc.budget import Judgement
 from accelc.calibration.graph import fingerprint
 from accelc.decision_store import Decision
+from accelc.errors import AccelcError
 from accelc.measure import Comparison, Verdict
+from accelc.readback import read_back
 
 from .curve import Curve, Point
 from .plan import Parts, Plan
@@ -61,6 +63,15 @@ class Bench:
         """Put the float model on the curve."""
         size = ir.initializer_bytes(self.parts.model)
         self.curve.put(Plan(), Point("float", self.parts.counts(Plan()), ratio=1.0, bytes=size))
+
+    def read_back(self, plan: Plan) -> str:
+        """What of a plan the runtime executes by integer kernels, and what fell back to floats."""
+        data = ir.to_proto(self.candidate(plan)).SerializeToString()
+        ctx = self.trial.ctx
+        try:
+            return str(read_back(ctx.runner, ctx.backend, data, folder=self.trial.folder))
+        except AccelcError as error:
+            return f"what runs by integer kernels is not known: {error}"
 
     # --- speed
 

@@ -28,8 +28,9 @@ class Grid:
     most: int
 
     @classmethod
-    def of(cls, weight: Floats, scheme: BlockScheme, size: int) -> Grid:
+    def of(cls, weight: Floats, scheme: BlockScheme) -> Grid:
         """The grid on which `quantize_blocks` would round a weight [K, N]."""
+        size = scheme.size_for(len(weight))
         scales, zeros = block_scales(in_blocks(weight, size), scheme)
         least = 1 if scheme.bits == 8 and scheme.symmetric else 0
         return cls(scales.T, zeros.T, size, least, scheme.levels - 1)

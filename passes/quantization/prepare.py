@@ -12,14 +12,17 @@ from accelc.calibration import Method, Observe
 from accelc.context import Context
 from accelc.pattern import MICROSOFT
 
-from .layers import find_layers
+from .layers import Found, find_layers
 from .numbers import Scheme
 from .plan import BLOCK_FORMS, Form, Parts, Schemes, find_units
+from .recognize import recognize
 from .sensitivity import rows_wanted
 from .static import StaticFound, StaticScheme, find_static
 from .weights import BlockScheme, refusal
 from .weights_numbers import BLOCK_SIZES
 
+_WAITING = "no calibration data"
+_INSIDE = "it is quantized already"
 NO_DATA = "no calibration data: static int8 was not considered (give --calibration)"
 
 
@@ -78,10 +81,12 @@ def prepare(model: ir.Model, ctx: Context, wishes: Wishes) -> Prepared:
     found = find_layers(model, embeddings=wishes.embeddings, portable=portable)
     static = StaticFound((), (), {})
     notes: tuple[str, ...] = ()
+    waiting: dict[str, str] = {}
     if "static" in forms:
         static = find_static(model, portable=portable, target=ctx.target)
         if ctx.calibration is None:
             notes = (NO_DATA,) if static.units else ()
+            waiting = {static.nodes[i].path: _WAITING for unit in static.units for i in unit}
             static = StaticFound((), (), {})
             forms = tuple(form for form in forms if form != "static")
 
@@ -92,7 +97,13 @@ def prepare(model: ir.Model, ctx: Context, wishes: Wishes) -> Prepared:
         return [form for form in forms if able.get(form)]
 
     units = find_units(found, static, taken)
-    refused = {**static.refused, **found.refused}
+    known = recognize(model)
+    inside = dict.fromkeys(map(ir.node_path, known.nodes), _INSIDE)
+    units = tuple(unit for unit in units if not inside.keys() & set(unit.paths))
+    covered = {path for unit in units for path in unit.paths}
+    refused = {**waiting, **static.refused, **found.refused, **_some(inside, found, static)}
+    refused = {path: reason for path, reason in refused.items() if path not in covered}
+    notes += (str(known),) if known else ()
     kept = {
         path: f"kept by keep={pattern}" for unit in units for path in unit.paths if (pattern := _kept(path, wishes))
     }
@@ -112,12 +123,18 @@ def prepare(model: ir.Model, ctx: Context, wishes: Wishes) -> Prepared:
         ranges = _find_ranges(ctx, parts, wishes.ranges)
     idle = [pattern for pattern in wishes.keep if pattern not in kept.values()]
     notes += tuple(f"keep={pattern} names no layer that could be quantized" for pattern in idle)
-    nothing = "no MatMul or Gemm with constant float weights"
+    nothing = str(known) or "no MatMul or Gemm with constant float weights"
     if no_blocks and set(wishes.forms) <= {*BLOCK_FORMS, "table"}:
         nothing = no_blocks
     if kept and not units:
         nothing = "keep leaves everything in float"
     return Prepared(parts, forms, ranges, refused, notes, nothing)
+
+
+def _some(reasons: dict[str, str], found: Found, static: StaticFound) -> dict[str, str]:
+    """Reasons of the nodes that were found."""
+    paths = {layer.path for layer in found.layers} | {static.nodes[i].path for unit in static.units for i in unit}
+    return {path: reason for path, reason in reasons.items() if path in paths}
 
 
 def _kept(path: str, wishes: Wishes) -> str:

@@ -10,6 +10,7 @@ from .snap import Grid
 
 _ROWS_AT_ONCE = 64
 _SHRINKAGE = 0.3
+"""How much correlations count less when there are far fewer rows than columns."""
 
 
 def output_error(columns: Floats, gram: Floats) -> Floats:
@@ -27,7 +28,8 @@ def round_for_output(columns: Floats, gram: Floats, grid: Grid, sweeps: int, row
 
     Each weight becomes the integer below or above it, with steps for the whole range or, where that begins better, for
     a part of it. It is never worse than rounding to nearest over the whole range. gram: as above. sweeps: how often
-    each weight is looked at, at most. rows: how many rows gram is the mean over, 0 for very many. After Nagel et al. 2020, where a relaxation is optimized instead.
+    each weight is looked at, at most. rows: how many rows gram is the mean over, 0 for very many. After Nagel et al.
+    2020, where a relaxation is optimized instead.
     """
     plain, clipped = grid.steps(grid.largest(columns)), grid.best_steps(columns, importance(gram, columns.shape[1]))
     nearest = grid.nearest(columns, plain)

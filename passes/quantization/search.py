@@ -26,6 +26,8 @@ _NEAR = 0.9
 """Near enough to the budget to stop looking."""
 _RETRIES, _FAILURES = 6, 3
 """Units that were given up and are tried once more, until some more are too much."""
+_LARGE = 200_000_000
+"""Bytes of weights above which a candidate takes seconds to make and to judge."""
 _DOUBT = 1.15
 """Estimates may be off by so much."""
 _MARGIN = 0.6
@@ -274,6 +276,14 @@ class Search:
                 self.bench.parts.divisors.update(dict.fromkeys(group, divisors))
         return self._known[forms]
 
+    @property
+    def _is_large(self) -> bool:
+        return sum(unit.bytes for unit in self.units) > _LARGE
+
+    def _some(self, most: int) -> int:
+        """How often something is tried: less often where a model takes long."""
+        return most // 2 if self._is_large else most
+
     def _fewest(
         self, most: int, choose: Callable[[int], Plan], left: Sequence[float] = (), share: float = 1.0
     ) -> tuple[int, Judgement] | None:
@@ -284,7 +294,7 @@ class Search:
         allowed = share * self.bench.trial.budget.drop
         low, high = 0, most + 1  # `low` is too few, `high` is enough or was not tried
         best: Judgement | None = None
-        for tried in range(_TRIALS):
+        for tried in range(self._some(_TRIALS)):
             if high - low <= 1:
                 break
             middle = (low + high) // 2
@@ -308,7 +318,7 @@ class Search:
         forms = top.by_unit
         order = sorted(lost, key=lambda unit: (-self._gain(self.units[unit], forms[unit]), unit))
         failed = 0
-        for unit in order[:_RETRIES]:
+        for unit in order[: self._some(_RETRIES)]:
             trial = plan.but(unit, forms[unit])
             judged = self._judge(trial)
             if is_inside(judged):
@@ -367,7 +377,7 @@ class Search:
         """Make the other points of the curve better known."""
         self.gains.learn(plan, speed.ratio)
         self.bench.curve.expect(self.gains.estimate)
-        wanted = self.bench.curve.untimed(_TIMED) if speed.verdict == "faster" else []
+        wanted = self.bench.curve.untimed(_TIMED) if speed.verdict == "faster" and not self._is_large else []
         if wanted:
             self.bench.trial.ctx.progress("quantize: timing points of the trade-off curve")
             try:

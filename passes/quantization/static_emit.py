@@ -119,6 +119,7 @@ class Emitter:
         self.stems: dict[tuple[ir.Value, Stem], ir.Value] = {}
 
     def run(self) -> None:
+        """Put the integer forms in the place of the nodes, under their names."""
         for each in self.nodes:
             self.values.before = each.node
             self.emit(each)
@@ -127,6 +128,9 @@ class Emitter:
                 if self.values.knows(value) and (value.uses() or value.is_graph_output()):
                     replace_value(value, self.values.real(self.values.integer(value)))
             remove_dead([node for node in (each.clamp, each.add, each.node) if node is not None])
+        for old, heir in self.values.heirs.items():
+            if old.graph is None:
+                heir.name = old.name
 
     def emit(self, each: StaticNode) -> None:
         kind = each.node.op_type

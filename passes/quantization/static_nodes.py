@@ -12,7 +12,6 @@ from accelc.target import Target
 
 from .static_operators import OTHERS, PRODUCTS, StaticNode, clamp_bounds
 
-
 _OPSET = 13
 """That of models with scales per channel."""
 

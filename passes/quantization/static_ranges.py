@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from accelc import ir
 
@@ -26,6 +26,7 @@ class Scales:
         self._maker = {value: each for each in nodes for value in each.outs}
         self._parent: dict[ir.Value, ir.Value] = {}
         self._range: dict[ir.Value, tuple[float, float]] = {}
+        self._clamped: dict[ir.Value, list[StaticNode]] = {}
         self.joined: set[StaticNode] = set()
         for each in nodes:
             if each.role == "mover":
@@ -66,7 +67,9 @@ class Scales:
             return
         low, high = min(part[0] for part in parts), max(part[1] for part in parts)
         narrow = any(part[1] - part[0] < _LEAST_SHARE * (high - low) for part in parts)
-        if narrow or any(map(ir.is_constant, each.node.inputs)) or not self._within_clamps(roots, low, high):
+        clamped = [each, *(maker for root in roots for maker in self._makers(root))]
+        held = all(maker.low <= low and high <= maker.high for maker in clamped)
+        if narrow or not held or any(map(ir.is_constant, each.node.inputs)):
             return
         out = self._root(each.out)
         first, *others = roots
@@ -74,9 +77,10 @@ class Scales:
             if value is not first:
                 self._parent[value] = first
         self._range[first] = (low, high)
+        self._clamped[first] = clamped
         self.joined.add(each)
 
-    def _within_clamps(self, roots: Iterable[ir.Value], low: float, high: float) -> bool:
-        """Whether a range does the work of every clamp that it stands for."""
-        makers = [self._maker.get(root) for root in roots]
-        return all(each is None or each.clamp is None or (each.low <= low and high <= each.high) for each in makers)
+    def _makers(self, root: ir.Value) -> list[StaticNode]:
+        """The nodes whose clamps the range of a tensor stands for."""
+        maker = self._maker.get(root)
+        return self._clamped.get(root) or ([maker] if maker is not None else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ Dims = Sequence[ir.Dim] | None
 class IntegerValues:
     """The integers that stand for float values of the main graph: one QuantizeLinear and one DequantizeLinear each.
 
-    before: the node in front of which new nodes go; None puts them at the end.
+    before: the node in front of which new nodes go; None puts them at the end. heirs: old node -> the new one that has
+    its name coming.
     """
 
     def __init__(self, model: ir.Model, scales: Scales, scheme: StaticScheme) -> None:
@@ -28,6 +30,7 @@ class IntegerValues:
         self.names = ir.names(model)
         self.scope = ir.Scope(model.graph, model.graph, model.graph)
         self.before: ir.Node | None = None
+        self.heirs: dict[ir.Node, ir.Node] = {}
         self.params: dict[ir.Value, Params] = {}
         self._integers: dict[ir.Value, ir.Value] = {}
         self._floats: dict[ir.Value, ir.Value] = {}
@@ -90,7 +93,7 @@ class IntegerValues:
     def constant(self, array: np.ndarray[Any, Any], hint: str) -> ir.Value:
         """A constant; an equal one that was made before is used again."""
         array = np.ascontiguousarray(array).reshape(array.shape)
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key = (array.dtype.str, array.shape, blake2b(array.tobytes(), digest_size=16).digest())
         if key not in self._constants:
             self._constants[key] = ir.new_constant(self.scope, self.names, hint, ir.array_tensor(array))
         return self._constants[key]
@@ -156,10 +159,13 @@ class IntegerValues:
     ) -> ir.Node:
         if domain:
             self.scope.root.opset_imports.setdefault(domain, 1)
-        name = self.names.fresh(name or f"{self.before.name if self.before is not None else ''}/{op_type}")
-        made = ir.new_node(op_type, inputs, attrs, domain=domain, outputs=len(shapes), name=name)
+        old = self.before.name if self.before is not None else ""
+        fresh = self.names.fresh(name or f"{old}/{op_type}")
+        made = ir.new_node(op_type, inputs, attrs, domain=domain, outputs=len(shapes), name=fresh)
+        if self.before is not None and name and name == old:
+            self.heirs[self.before] = made
         for value, dims in zip(made.outputs, shapes, strict=True):
-            value.name = self.names.fresh(f"{name}_out")
+            value.name = self.names.fresh(f"{fresh}_out")
             value.type = ir.TensorType(dtype)
             value.shape = None if dims is None else ir.Shape(list(dims))
         return made

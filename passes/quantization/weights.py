@@ -109,7 +109,7 @@ class _Writer(LayerWriter):
             return
         for layer in layers:
             plain = layer.transposed and layer.alpha == 1.0 and layer.smooth is None
-            if plain and layer.weight in tables and layer.k % self.blocks.block_size == 0:
+            if plain and layer.weight in tables and layer.k % self.blocks.size_for(layer.k) == 0:
                 self.shared.setdefault(layer.weight, layer)
 
     def write(self, layer: Layer) -> None:
@@ -129,7 +129,7 @@ class _Writer(LayerWriter):
             "K": layer.k,
             "N": layer.n,
             "bits": self.blocks.bits,
-            "block_size": self.blocks.block_size,
+            "block_size": self.blocks.size_for(layer.k),
             "accuracy_level": self.blocks.accuracy_level,
         }
         return self.vendor_node("MatMulNBits", [a, values, scales, zeros, None, bias], layer, attrs)
@@ -156,7 +156,7 @@ class _Writer(LayerWriter):
             if zeros is not None:
                 parts.append(self.weight(zeros, "zero_point", layer, dtype))
             self.stored[key] = tuple(parts)
-        attrs = {"axis": 0, "block_size": self.blocks.block_size}
+        attrs = {"axis": 0, "block_size": self.blocks.size_for(layer.k)}
         weight = self.node("DequantizeLinear", self.stored[key], layer, attrs)
         product = self.node("MatMul", [a, weight], layer)
         return product if bias is None else self.node("Add", [product, bias], layer)
@@ -176,12 +176,13 @@ class _Writer(LayerWriter):
     def shared_rows(self, layer: Layer, product: Layer) -> ir.Value:
         """Rows from the blocks of a product: gathered as [..., B, block size], then as [..., H]."""
         values, flat, _ = self.packed(product)
+        size = self.blocks.size_for(product.k)
         key = (product.weight, "scale of blocks")
         if key not in self.stored:
-            count = product.k // self.blocks.block_size
+            count = product.k // size
             self.stored[key] = (self.weight(np.array([product.n, count, 1], np.int64), "scale_shape", product),)
         scales = self.node("Reshape", [flat, *self.stored[key]], layer)
-        blocks = self.gathered(layer, values, scales, self.blocks.bits, self.blocks.block_size, 2)
+        blocks = self.gathered(layer, values, scales, self.blocks.bits, size, 2)
         shape = np.array([0] * len(layer.a.shape or ()) + [layer.n], np.int64)
         return self.node("Reshape", [blocks, self.constant(shape, "row_shape", layer.scope, layer)], layer)
 

@@ -16,6 +16,7 @@ Bytes = NDArray[np.uint8]
 SMALLEST_BLOCK, LARGEST_BLOCK = 16, 256
 BLOCK_SIZES = {4: 32, 8: 128}
 """By default, for each number of bits: with 8, smaller ones add more bytes for scales than they gain in accuracy."""
+_SCALE_BYTES = 4
 _TINY = float(np.finfo(np.float32).tiny)
 _AT_ONCE = 1 << 22
 """Elements of a weight that are rounded at a time."""
@@ -26,7 +27,7 @@ _PROBED_BLOCKS = 64
 
 @dataclass(frozen=True)
 class BlockScheme:
-    """How weights are stored: integers of `bits`, and a float scale for each `block_size` of them along K.
+    """How weights are stored: integers of `bits`, and a float scale for each `block_size` or fewer of them along K.
 
     symmetric: without zero points. accuracy_level: 4 rounds the activation to int8 for the product, 0 does not. vendor:
     com.microsoft operators; else DequantizeLinear of opset 21 before a MatMul. clip: search each block's range for the
@@ -55,6 +56,11 @@ class BlockScheme:
     def middle(self) -> int:
         """What stands for zero where there are no zero points."""
         return self.levels // 2
+
+    def size_for(self, k: int) -> int:
+        """The block size that takes the fewest bytes for k rows; the last block is filled up."""
+        sizes = [self.block_size >> i for i in range((self.block_size // SMALLEST_BLOCK).bit_length())]
+        return min(sizes, key=lambda size: -(-k // size) * (size * self.bits // 8 + _SCALE_BYTES))
 
     def __str__(self) -> str:
         points = "" if self.symmetric else ", zero points"
@@ -114,7 +120,7 @@ def quantize_blocks(weight: Floats, scheme: BlockScheme, block_size: int | None 
     block_size: instead of the scheme's; any multiple of 2.
     """
     k, n = weight.shape
-    size = block_size or scheme.block_size
+    size = block_size or scheme.size_for(k)
     count = -(-k // size)
     values = np.empty((n, count, size), np.uint8)
     scales = np.empty((n, count), np.float32)

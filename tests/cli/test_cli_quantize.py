@@ -11,8 +11,10 @@ import pytest
 from cli_helpers import one_line_error, run
 
 import accelc
+from accelc import gates
 from accelc.cli import why_layers
 from accelc.errors import UsageError
+from accelc.measure import Comparison
 from accelc.pipeline import Pipeline
 from accelc.quantize_api import METHODS, quantize_pipeline
 
@@ -110,6 +112,16 @@ def test_a_scheme_that_was_asked_for_is_kept_outside_the_budget(data: Path) -> N
     assert "outside the quality budget" in result.stdout
     assert "always held one number" in " ".join(result.stdout.split())
     assert "QuantizeLinear" in operators(data / "model.quantized.cpu.onnx")
+
+
+def test_a_scheme_that_was_asked_for_is_kept_where_it_is_slower(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = Comparison(0.5, 0.49, 0.51, "slower", 1.0, 1.0, 2.0, 2.0, 20, 0.01)
+    monkeypatch.setattr(gates.Timing, "compare", lambda self, results, seconds: [half for _ in results])
+    result = run("quantize", data / "model.onnx", "--scheme", "dynamic", "--measure", "-O0")
+    assert result.exit_code == 0, result.stderr
+    assert "kept because quantize was asked for" in " ".join(result.stdout.split())
+    assert "refused" not in result.stdout
+    assert (data / "model.quantized.cpu.onnx").stat().st_size < 0.4 * MLP.stat().st_size
 
 
 def test_auto_keeps_the_budget(data: Path) -> None:

@@ -89,6 +89,8 @@ def test_few_bits_cost_less_on_a_shipped_model(runner: Runner, name: str) -> Non
     assert distance(model, name, wanted) < 0.6 * plain
     found, _ = logits(model, name)
     assert (found.argmax(axis=1) == labels).mean() > (wanted.argmax(axis=1) == labels).mean() - 0.025
+    again = run_pass(AdaRound(bits=3), model, calibrated(runner, shipped_feeds(name, 8)))
+    assert "no layer is left" in again.skipped
     for linear in find_linear(model)[0]:
         assert not np.isnan(on_grid(np.ascontiguousarray(linear.columns()), 3)).any()
 

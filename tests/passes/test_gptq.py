@@ -48,14 +48,14 @@ def normal(*shape: int, seed: int = 0) -> Array:
 @pytest.mark.parametrize("k", [128, 100])
 def test_the_grid_is_that_of_plain_rounding(scheme: BlockScheme, k: int) -> None:
     weight = normal(k, 20)
-    plain = Grid.of(weight, scheme, scheme.block_size).nearest(weight, np.arange(k))
+    plain = Grid.of(weight, scheme).nearest(weight, np.arange(k))
     np.testing.assert_allclose(plain, quantize_blocks(weight, scheme).floats(), atol=1e-6)
 
 
 @pytest.mark.parametrize("order", [True, False])
 def test_inputs_that_do_not_depend_on_each_other_give_plain_rounding(order: bool) -> None:
     weight = normal(100, 20)
-    grid = Grid.of(weight, BlockScheme(4, 32), 32)
+    grid = Grid.of(weight, BlockScheme(4, 32))
     found = gptq(weight, np.diag(np.linspace(1, 5, 100)), grid, order=order)
     np.testing.assert_array_equal(found, grid.nearest(weight, np.arange(100)))
 
@@ -65,7 +65,7 @@ def test_inputs_that_do_not_depend_on_each_other_give_plain_rounding(order: bool
 def test_errors_fall_and_never_rise(scheme: BlockScheme, order: bool) -> None:
     weight, x = normal(200, 40), correlated(1000, 200)
     gram = x.T @ x
-    grid = Grid.of(weight, scheme, scheme.block_size)
+    grid = Grid.of(weight, scheme)
     found, plain = gptq(weight, gram, grid, order=order), grid.nearest(weight, np.arange(200))
     after, before = (np.square(x @ (each - weight)).sum(axis=0) for each in (found, plain))
     assert (after <= before * 1.001).all()
@@ -76,7 +76,7 @@ def test_errors_fall_and_never_rise(scheme: BlockScheme, order: bool) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_what_comes_out_lies_on_the_grid(scheme: BlockScheme) -> None:
     weight, x = normal(200, 40), correlated(1000, 200)
-    found = gptq(weight, x.T @ x, Grid.of(weight, scheme, scheme.block_size))
+    found = gptq(weight, x.T @ x, Grid.of(weight, scheme))
     np.testing.assert_allclose(quantize_blocks(found, scheme).floats(), found, rtol=1e-5, atol=1e-7)
 
 
@@ -87,7 +87,7 @@ def test_what_comes_out_lies_on_the_grid(scheme: BlockScheme) -> None:
 )
 def test_data_that_says_little_does_no_harm(gram: Array) -> None:
     weight = normal(64, 20)
-    grid = Grid.of(weight, BlockScheme(4, 32), 32)
+    grid = Grid.of(weight, BlockScheme(4, 32))
     found, plain = gptq(weight, gram, grid), grid.nearest(weight, np.arange(64))
     assert np.isfinite(found).all()
     assert (column_errors(found - weight, gram) <= column_errors(plain - weight, gram)).all()

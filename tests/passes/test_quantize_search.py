@@ -124,6 +124,10 @@ def speeds(monkeypatch: pytest.MonkeyPatch, alone: Ratios, whole: Callable[[ir.M
     return asked
 
 
+def more_with_dynamic(candidate: ir.Model) -> float:
+    return 1.5 if any(node.op_type == "DynamicQuantizeMatMul" for node in ir.walk(candidate)) else 1.2
+
+
 def forms(result: PassResult) -> list[str]:
     return [each["form"] for each in result.details["layers"]]
 
@@ -220,6 +224,64 @@ def test_without_data_auto_says_what_it_left_out(runner: Runner, monkeypatch: py
     assert any("static int8 was not considered (give --calibration)" in note for note in result.notes)
 
 
+CONVOLUTIONS = (
+    "(float[2,8,9,9] x) => (float[2,48] y) { s = Conv <pads = [1,1,1,1]> (x, c)  t = Relu(s)  "
+    "m = GlobalAveragePool(t)  f = Flatten(m)  y = MatMul(f, w) }"
+)
+
+
+def convolutions() -> tuple[ir.Model, dict[str, Array]]:
+    weights = {"c": normal(64, 8, 3, 3), "w": normal(64, 48, seed=1)}
+    return model_of(CONVOLUTIONS, weights), {"x": normal(2, 8, 9, 9, seed=2)}
+
+
+def test_static_and_dynamic_parts_in_one_model(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole(candidate: ir.Model) -> float:
+        names = {node.op_type for node in ir.walk(candidate)}
+        return 2.0 if names >= {"QuantizeLinear", "DynamicQuantizeMatMul"} else 1.5
+
+    asked = speeds(monkeypatch, {"dynamic": 2.0}, whole)
+    monkeypatch.setattr("accelc.passes.quantization.search._PAYS", 1.0)
+    model, feed = convolutions()
+    wanted = outputs(model, feed)["y"]
+    result = quantized(model, runner, feed, calibrate=True)
+    assert {each["node"]: each["form"] for each in result.details["layers"]} == {
+        "node Conv0 (Conv)": "static",
+        "node MatMul4 (MatMul)": "dynamic",
+    }
+    assert max(asked) > 1
+    assert any("integer kernels" in note for note in result.notes)
+    error = np.linalg.norm(outputs(model, feed)["y"] - wanted) / np.linalg.norm(wanted)
+    assert error < 0.05
+    chosen = next(each for each in result.details["curve"] if each["chosen"])
+    assert chosen["units"] == {"dynamic": 1, "static": 1}
+    assert "ranges by" in chosen["label"]
+
+
+def test_convolutions_without_data_say_what_they_need(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds(monkeypatch, {}, 1.5)
+    model, feed = convolutions()
+    before = ir.to_proto(model).SerializeToString()
+    result = quantized(model, runner, feed)
+    assert result.skipped == "nothing beats float: every layer is faster in float"
+    assert any("give --calibration" in note for note in result.notes)
+    reasons = {each["node"]: each["reason"] for each in result.details["layers"]}
+    assert reasons == {
+        "node MatMul4 (MatMul)": "float is faster alone: 0.50",
+        "node Conv0 (Conv)": "no calibration data",
+    }
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_what_is_quantized_already_is_left_alone(runner: Runner) -> None:
+    model, feed = two()
+    quantized(model, runner, feed, scheme="dynamic", keep="MatMul2")
+    result = quantized(model, runner, feed, scheme="dynamic")
+    assert any(note.startswith("already quantized by accelc") for note in result.notes)
+    assert forms(result) == ["dynamic"]
+    assert {f"{METADATA}.2", METADATA} <= model.metadata_props.keys()
+
+
 # --- islands
 
 
@@ -243,7 +305,7 @@ def test_without_islands_everything_is_quantized_and_the_quality_is_told(runner:
 
 def test_a_sensitive_layer_takes_a_safer_form(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights alone round no activation, so the row of outliers does no harm."""
-    speeds(monkeypatch, {"dynamic": 3.0, "weight8": 1.5}, 1.5)
+    speeds(monkeypatch, {"dynamic": 3.0, "weight8": 1.5}, more_with_dynamic)
     model, feed = outlying_row()
     result = quantized(model, runner, feed)
     assert forms(result) == ["dynamic", "weight8"]
@@ -266,7 +328,7 @@ def test_named_nodes_are_kept_in_float(runner: Runner) -> None:
 
 
 def test_the_curve_of_a_search(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    speeds(monkeypatch, {"dynamic": 3.0, "weight8": 1.5}, 1.5)
+    speeds(monkeypatch, {"dynamic": 3.0, "weight8": 1.5}, more_with_dynamic)
     model, feed = outlying_row()
     points = quantized(model, runner, feed).details["curve"]
     assert points[0]["label"] == "float"

@@ -177,6 +177,7 @@ def test_a_residual_block_has_one_scale_for_each_tensor(tmp_path: Path) -> None:
     wanted = outputs(model, {"x": x})["y"]
     done, refused = quantized(model, [{"x": x}])
     assert (len(done), refused) == (3, {})
+    assert [node.name for node in model.graph if not node.op_type.endswith("Linear")] == ["Conv0", "Conv2", "Add3"]
     found = operators(model)
     assert found.count("QuantizeLinear") == 4  # x, r, c, y
     assert found.count("DequantizeLinear") == 4 + 3  # and two weights, one bias
@@ -288,9 +289,21 @@ def test_concat_has_one_scale_where_parts_are_alike_and_clamps_hold(factor: floa
     near(got, wanted, 0.03)
 
 
-def test_a_common_range_never_undoes_a_clamp(tmp_path: Path) -> None:
+CLAMPED_PARTS = [
+    CONCAT,
+    CONCAT.replace("Concat <axis = 1> (a, r, x)", "Concat <axis = 1> (a, b, x)")
+    .replace("r = Relu(b)", "")
+    .replace("y = Conv(c, u)", "d = Relu(c)  y = Conv(d, u)"),
+    CONCAT.replace("r = Relu(b)", "r = Relu(b)  s = Relu(a2)  t = Concat <axis = 1> (r, s)")
+    .replace("a = Conv(x, w)", "a = Conv(x, w)  a2 = Conv(x, w)")
+    .replace("(a, r, x)", "(t, a)"),
+]
+
+
+@pytest.mark.parametrize("graph", CLAMPED_PARTS, ids=["part", "whole", "part of a part"])
+def test_a_common_range_never_undoes_a_clamp(graph: str, tmp_path: Path) -> None:
     weights = {"w": normal(8, 8, 1, 1) / 2, "v": normal(8, 8, 1, 1, seed=1) / 2, "u": normal(8, 24, 1, 1)}
-    model, x = model_of(CONCAT, weights), normal(1, 8, 9, 9, seed=9)
+    model, x = model_of(graph, weights), normal(1, 8, 9, 9, seed=9)
     wanted = outputs(model, {"x": x})["y"]
     quantized(model, [{"x": x}])
     _, (got,) = optimized(model, tmp_path, {"x": x})
