@@ -31,6 +31,7 @@ _ALONE_S = 0.3
 _ALONE_ERROR = 0.2
 _LARGE = 1 << 24
 """Elements of a weight above which int8 is taken to pay without being timed alone."""
+_MANY_BYTES = 200_000_000
 _FLOPS, _BYTES = 1.5e11, 2.5e10
 """Of a usual processor in a second; they only weigh layers against each other."""
 _GUESSED: Mapping[Form, float] = {"dynamic": 1.5, "static": 1.8, "weight8": 1.2, "weight4": 1.1}
@@ -64,6 +65,11 @@ class Gains:
         """Ask for what another attempt of the compile asked."""
         for form, shape, layers in asked:
             self.time_alone(form, shape, 0.0, layers)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a candidate takes seconds to make and to judge."""
+        return sum(unit.bytes for unit in self.parts.units) > _MANY_BYTES
 
     def find_rows(self) -> None:
         """Learn how many rows each product has."""

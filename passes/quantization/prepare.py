@@ -121,6 +121,8 @@ def prepare(model: ir.Model, ctx: Context, wishes: Wishes) -> Prepared:
     ranges = ""
     if any("static" in unit.forms for unit in units):
         ranges = _find_ranges(ctx, parts, wishes.ranges)
+    else:
+        forms = tuple(form for form in forms if form != "static")
     idle = [pattern for pattern in wishes.keep if pattern not in kept.values()]
     notes += tuple(f"keep={pattern} names no layer that could be quantized" for pattern in idle)
     nothing = str(known) or "no MatMul or Gemm with constant float weights"

@@ -7,49 +7,29 @@ from dataclasses import dataclass, field, replace
 
 from accelc.budget import Judgement
 from accelc.measure import Comparison
-from accelc.runner import RuntimeFailure
 
 from .bench import Bench, drop_of, is_inside
 from .choices import Choice, Step, fastest, frontier, steps
+from .finalists import Candidate, Finalists, inexactness
 from .gains import Gains
 from .plan import BLOCK_FORMS, Form, Plan, Unit
 from .sensitivity import Sensitivity, measure_errors
 from .trial import ratio_text
 
-ALONE_SHARE, WHOLE_SHARE, CURVE_SHARE = 0.3, 0.5, 0.2
-_FINALISTS = 3
-_TIMED = 3
-"""Points of the curve that are timed besides."""
+_ALONE_SHARE = 0.3
 _TRIALS, _GUESSES = 12, 4
 """Plans that are tried to find how many units must give up speed; so many of them by a guess, the others halve."""
 _NEAR = 0.9
 """Near enough to the budget to stop looking."""
 _RETRIES, _FAILURES = 6, 3
 """Units that were given up and are tried once more, until some more are too much."""
-_LARGE = 200_000_000
-"""Bytes of weights above which a candidate takes seconds to make and to judge."""
 _DOUBT = 1.15
 """Estimates may be off by so much."""
 _MARGIN = 0.6
 """Smoothing costs little time, so it goes on until other inputs than those at hand have room too."""
 _PAYS = 1.03
-_TIED, _LARGER_BY = 1.05, 1.05
-_SLOWER_BY = 1.02
-_SLOWER_BY_WHERE_SMALL = 1.05
-_MUCH = 0.25
-"""Tables that make up so much of the file may cost a little more time."""
-_RANGES = ("minmax", "percentile", "mse")
 
 Frontiers = Mapping[int, Sequence[Choice]]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A plan that was judged. reasons: why units are not in the form that is fastest."""
-
-    plan: Plan
-    judged: Judgement
-    reasons: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,11 +42,6 @@ class Outcome:
     skipped: str = ""
     reasons: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-def _inexactness(judged: Judgement) -> tuple[float, float]:
-    """What is lost; where that is as good as the same, the largest error."""
-    return round(drop_of(judged), 4), judged.quality.relative_error if judged.quality is not None else 1.0
 
 
 @dataclass
@@ -96,7 +71,7 @@ class Search:
         self.bench.start_curve()
         if self.measure:
             self.gains.find_rows()
-            self.gains.time_shapes([form for form in self.forms if form != "table"], ALONE_SHARE * self.seconds)
+            self.gains.time_shapes([form for form in self.forms if form != "table"], _ALONE_SHARE * self.seconds)
         starts = self._starts()
         if not starts:
             return Outcome(Plan(), skipped="nothing beats float: every layer is faster in float", reasons=self.reasons)
@@ -113,7 +88,12 @@ class Search:
             return Outcome(Plan(), skipped=f"no layer stays inside --max-drop: {over}", reasons=self.reasons)
         if not self.measure:
             return self._outcome(found[0], None)
-        return self._fastest(found)
+        finalists = Finalists(self.bench, self.gains, self._judge, (1 - _ALONE_SHARE) * self.seconds, self.notes)
+        chosen, speed = finalists.choose(found)
+        if speed.verdict != "faster":
+            reasons, text = {**self.reasons, **chosen.reasons}, ratio_text(speed)
+            return Outcome(Plan(), None, speed, f"nothing beats float: ratio {text}", reasons, tuple(self.notes))
+        return self._outcome(chosen, speed)
 
     def _outcome(self, chosen: Candidate, speed: Comparison | None) -> Outcome:
         return Outcome(
@@ -265,7 +245,7 @@ class Search:
         methods = list(self.bench.parts.ranges)
         if plan.ranges and len(methods) > 1 and not self._ranges_known:
             plans = [replace(plan, ranges=method) for method in methods]
-            self.ranges = min(plans, key=lambda each: _inexactness(self._judge(each))).ranges
+            self.ranges = min(plans, key=lambda each: inexactness(self._judge(each))).ranges
             self._ranges_known = True
         return replace(plan, ranges=self.ranges) if plan.ranges else plan
 
@@ -276,13 +256,9 @@ class Search:
                 self.bench.parts.divisors.update(dict.fromkeys(group, divisors))
         return self._known[forms]
 
-    @property
-    def _is_large(self) -> bool:
-        return sum(unit.bytes for unit in self.units) > _LARGE
-
     def _some(self, most: int) -> int:
         """How often something is tried: less often where a model takes long."""
-        return most // 2 if self._is_large else most
+        return most // 2 if self.gains.is_large else most
 
     def _fewest(
         self, most: int, choose: Callable[[int], Plan], left: Sequence[float] = (), share: float = 1.0
@@ -326,70 +302,3 @@ class Search:
             elif (failed := failed + 1) == _FAILURES:
                 break
         return plan, best
-
-    # --- speed of the whole model
-
-    def _fastest(self, found: Sequence[Candidate]) -> Outcome:
-        """The fastest candidate, measured against the model."""
-        self.bench.trial.ctx.progress("quantize: timing the model")
-        found = sorted(found, key=lambda each: -(self.gains.estimate(each.plan) or 0.0))[:_FINALISTS]
-        first = found[0]
-        tables = [unit for unit, form in first.plan.forms if form == "table"]
-        plans = [each.plan for each in found]
-        bare = first.plan.without(tables)
-        if tables:
-            plans.append(bare)
-        speeds = self.bench.time(plans, WHOLE_SHARE * self.seconds)
-        best = self._best(found, speeds)
-        chosen, speed = found[best], speeds[best]
-        self._fill_curve(chosen.plan, speed)
-        if tables and self._cost_time(tables, speeds[0], speeds[-1]):
-            reason = f"slower with it: {ratio_text(speeds[0])} against {ratio_text(speeds[-1])}"
-            lost = [unit for unit, form in chosen.plan.forms if form == "table"]
-            plan = chosen.plan.without(lost)
-            judged = self._judge(plan)
-            if is_inside(judged):
-                chosen = replace(
-                    chosen, plan=plan, judged=judged, reasons={**chosen.reasons, **dict.fromkeys(lost, reason)}
-                )
-                speed = speeds[-1] if plan == bare else speed
-        if speed.verdict != "faster":
-            reasons = {**self.reasons, **chosen.reasons}
-            reason = f"nothing beats float: ratio {ratio_text(speed)}"
-            return Outcome(Plan(), speed=speed, skipped=reason, reasons=reasons)
-        return self._outcome(chosen, speed)
-
-    def _best(self, found: Sequence[Candidate], speeds: Sequence[Comparison]) -> int:
-        """The position of the fastest; of those as good as that the smallest, and of those the most exact."""
-        top = max(range(len(found)), key=lambda at: (speeds[at].verdict == "faster", speeds[at].ratio))
-        tied = [
-            at
-            for at in range(len(found))
-            if speeds[at].verdict == speeds[top].verdict
-            and speeds[at].high >= speeds[top].low
-            and speeds[at].ratio * _TIED >= speeds[top].ratio
-        ]
-        sizes = {at: self.bench.curve[found[at].plan].bytes for at in tied}
-        small = [at for at in tied if sizes[at] <= _LARGER_BY * min(sizes.values())]
-        return min(small, key=lambda at: (_inexactness(found[at].judged), at))
-
-    def _fill_curve(self, plan: Plan, speed: Comparison) -> None:
-        """Make the other points of the curve better known."""
-        self.gains.learn(plan, speed.ratio)
-        self.bench.curve.expect(self.gains.estimate)
-        wanted = self.bench.curve.untimed(_TIMED) if speed.verdict == "faster" and not self._is_large else []
-        if wanted:
-            self.bench.trial.ctx.progress("quantize: timing points of the trade-off curve")
-            try:
-                self.bench.time(wanted, CURVE_SHARE * self.seconds)
-            except RuntimeFailure as failure:
-                self.notes.append(f"points of the trade-off curve could not be timed: {failure}")
-
-    def _cost_time(self, tables: Sequence[int], with_them: Comparison, without: Comparison) -> bool:
-        """Whether tables in int8 surely slow the model down; they are there for size, so a little is accepted."""
-        if with_them.verdict != "faster" and without.verdict == "faster":
-            return True
-        size = sum(self.units[unit].bytes for unit in tables)
-        total = sum(unit.bytes for unit in self.units)
-        allowed = _SLOWER_BY_WHERE_SMALL if size > _MUCH * total else _SLOWER_BY
-        return with_them.high * allowed < without.low

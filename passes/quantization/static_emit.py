@@ -91,8 +91,11 @@ def _with_ranges(
             try:
                 for value in _scaled(each, found, indices):
                     scales.params(value)
+                reason = "" if found.in_chosen(each.out, indices) else scales.mixture(each)
             except ValueError as error:
-                refused[each.path] = str(error)
+                reason = str(error)
+            if reason:
+                refused[each.path] = reason
             else:
                 kept.append(each)
         if len(kept) == len(nodes):

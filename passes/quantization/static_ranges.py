@@ -14,6 +14,9 @@ Ranges = Mapping[str, tuple[float, float]]
 _LEAST_SHARE = 0.5
 """Of a common range: what each part of a Concat must fill, or its integers would lose more than one bit."""
 
+_LEAST_PART = 1 / 8
+"""Of the range of what a Concat makes: what each part must fill, or the result cannot hold it in one scale."""
+
 
 class Scales:
     """Scales of the activations around nodes that compute in integers.
@@ -53,6 +56,14 @@ class Scales:
         if maker is None or maker.out is not value:
             return min(found[0], 0.0), max(found[1], 0.0)
         return max(min(found[0], 0.0), maker.low), min(max(found[1], 0.0), maker.high)
+
+    def mixture(self, each: StaticNode) -> str:
+        """Why no one scale serves what a Concat makes; empty where one does. Raises ValueError for unknown ranges."""
+        if each.node.op_type != "Concat":
+            return ""
+        spans = [high - low for low, high in map(self.range, each.reads)]
+        least, most = min(spans), max(spans)
+        return "" if least >= _LEAST_PART * most else f"it joins values of ranges {least:.3g} and {most:.3g} wide"
 
     def _root(self, value: ir.Value) -> ir.Value:
         while value in self._parent:

@@ -365,6 +365,22 @@ def test_what_loses_is_told(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> 
     assert chosen["label"] == "float"
 
 
+def test_where_all_do_not_pay_the_clear_ones_may(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole(candidate: ir.Model) -> float:
+        return 1.2 if "MatMul" in {node.op_type for node in ir.walk(candidate)} else 0.9
+
+    def alone(self: Any, form: str, shape: tuple[int, int, int], *_: Any) -> float:
+        return 0.5 if form != "dynamic" else 2.0 if shape[2] == 48 else 1.1
+
+    asked = speeds(monkeypatch, {}, whole)
+    monkeypatch.setattr("accelc.passes.quantization.gains.Gains.time_alone", alone)
+    model, feed = two()
+    result = quantized(model, runner, feed)
+    assert forms(result) == ["float", "dynamic"]
+    assert result.details["layers"][0]["reason"] == "float is faster alone, or nearly: 1.10"
+    assert asked == [1, 1]
+
+
 def test_fuel_limits_a_mixed_plan(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     def alone(self: Any, form: str, shape: tuple[int, int, int], *_: Any) -> float:
         return {"dynamic": 2.0, "weight8": 3.0 if shape[2] == 48 else 0.5}.get(form, 0.5)
