@@ -68,10 +68,6 @@ class Plan:
     def by_unit(self) -> dict[int, Form]:
         return dict(self.forms)
 
-    def but(self, unit: int, form: Form | None) -> Plan:
-        """The same with another form for one unit."""
-        return Plan.of({**self.by_unit, unit: form}, self.smooth, self.ranges)
-
     def without(self, units: Iterable[int]) -> Plan:
         """The same with units in float."""
         return Plan.of({**self.by_unit, **dict.fromkeys(units)}, self.smooth, self.ranges)

@@ -207,17 +207,26 @@ class Search:
 
     def _stepped(self, forms: tuple[Form, ...], base: Plan, known: Sensitivity) -> tuple[Plan, Judgement] | None:
         """The plan with the fewest units that are not in their fastest form; None where none is inside the budget."""
-        frontiers = self._frontiers(forms, known, smooth=bool(base.smooth))
+        start = base.by_unit
+        frontiers = {
+            unit: frontier((each for each in choices if self._is_safer(each.form, start.get(unit))), unit)
+            for unit, choices in self._frontiers(forms, known, smooth=bool(base.smooth)).items()
+        }
         down = steps(frontiers)
-        top = Plan.of(fastest(frontiers), base.smooth, base.ranges)
+        top = Plan.of(fastest(frontiers), base.smooth, self.ranges)
 
         def after(count: int) -> Plan:
-            return Plan.of({**top.by_unit, **{step.unit: step.form for step in down[:count]}}, top.smooth, top.ranges)
+            return Plan.of({**top.by_unit, **{step.unit: step.form for step in down[:count]}}, top.smooth, self.ranges)
 
         most = next((count for count in range(len(down), 0, -1) if self._products(after(count))), 0)
         left = [sum(known.error(*each, smooth=bool(base.smooth)) ** 2 for each in after(n).forms) for n in range(most)]
         found = self._fewest(most, after, left) if most else None
         return None if found is None else self._retry(after(found[0]), found[1], down[: found[0]], top)
+
+    @staticmethod
+    def _is_safer(form: Form | None, fastest_form: Form | None) -> bool:
+        """Whether a form may replace the fastest: fixed ranges are no remedy where ranges of each input fail."""
+        return form != "static" or fastest_form != "dynamic"
 
     def _form_of(self, plan: Plan, layer: int) -> Form | None:
         unit = self.bench.parts.unit_of.get(layer)
@@ -295,7 +304,7 @@ class Search:
         order = sorted(lost, key=lambda unit: (-self._gain(self.units[unit], forms[unit]), unit))
         failed = 0
         for unit in order[: self._some(_RETRIES)]:
-            trial = plan.but(unit, forms[unit])
+            trial = Plan.of({**plan.by_unit, unit: forms[unit]}, plan.smooth, self.ranges)
             judged = self._judge(trial)
             if is_inside(judged):
                 plan, best = trial, judged

@@ -14,6 +14,7 @@ import pytest
 
 from accelc import ir
 from accelc.backends.cpu import CpuBackend
+from accelc.budget import Judgement
 from accelc.calibration import Calibration
 from accelc.context import Context, Fuel, Settings
 from accelc.data import Feed, Sample
@@ -23,8 +24,10 @@ from accelc.measure import Comparison, Verdict
 from accelc.pass_base import PassResult, make_pass, run_pass
 from accelc.passes.quantization.choices import Choice, fastest, frontier, steps
 from accelc.passes.quantization.curve import Curve, Point
+from accelc.passes.quantization.sensitivity import Sensitivity
 from accelc.passes.quantization.trial import Trial
 from accelc.passes.quantize import METADATA, Quantize
+from accelc.quality import measure_quality
 from accelc.runner import Runner
 from accelc.testing import run
 
@@ -256,6 +259,25 @@ def test_static_and_dynamic_parts_in_one_model(runner: Runner, monkeypatch: pyte
     chosen = next(each for each in result.details["curve"] if each["chosen"])
     assert chosen["units"] == {"dynamic": 1, "static": 1}
     assert "ranges by" in chosen["label"]
+
+
+def test_fixed_ranges_are_no_remedy(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the dynamic form is too much, units go to safer forms, never to static ones."""
+    speeds(monkeypatch, {"dynamic": 3.0, "static": 2.0, "weight8": 1.5}, 1.5)
+    errors = {"dynamic": 0.5, "static": 0.1}
+
+    def measured(_trial: Any, parts: Any, chosen: Sequence[Any], _ranges: str) -> Sensitivity:
+        return Sensitivity({(unit.index, form): errors.get(form, 0.01) for unit in parts.units for form in chosen})
+
+    def quality(_self: Trial, candidate: ir.Model) -> Judgement:
+        good = "MatMulNBits" in {node.op_type for node in ir.walk(candidate)}
+        return Judgement("" if good else "too much", measure_quality([{"y": np.ones(2)}], [{"y": np.ones(2)}]))
+
+    monkeypatch.setattr("accelc.passes.quantization.search.measure_errors", measured)
+    monkeypatch.setattr(Trial, "quality", quality)
+    model, feed = two()
+    result = quantized(model, runner, feed, calibrate=True)
+    assert sorted(forms(result)) == ["dynamic", "weight8"]
 
 
 def test_convolutions_without_data_say_what_they_need(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
