@@ -108,6 +108,8 @@ class Metric:
             pair = [[np.asarray(each[name]) for each in side] for side in (before, after)]
             if any(one.shape != two.shape for one, two in zip(*pair, strict=True)):
                 raise UsageError(f"output {name} has other shapes than the original's")
+            if not any(each.size for each in pair[0]):
+                raise UsageError(f"{self} cannot be computed", why=f"output {name} is empty on all samples")
             figures = _SCORES[self.name](self, pair[0], pair[1], labels)
         figures = replace(figures, before=float(figures.before), after=float(figures.after))
         against = "labels" if figures.labelled else "original"
@@ -149,8 +151,10 @@ class Metric:
 def _drop(figures: _Figures, relative: bool) -> float:
     if figures.share is not None:
         return figures.share
+    if figures.before == figures.after:  # also where both are infinite
+        return 0.0
     lost = figures.before - figures.after if figures.higher else figures.after - figures.before
-    if not relative or not lost:
+    if not relative or not math.isfinite(lost):
         return lost
     return lost / abs(figures.before) if figures.before else math.copysign(math.inf, lost)
 
@@ -239,6 +243,8 @@ def _macro_f1(truth: Array, predicted: Array) -> float:
 def _cosine(metric: Metric, before: list[Array], after: list[Array], labels: Array | None) -> _Figures:
     found: list[Array] = []
     for one, two in zip(before, after, strict=True):
+        if not one.size:
+            continue
         rows = len(one) if one.ndim >= 2 else 1
         a, b = (_numbers(metric, each).reshape(rows, -1) for each in (one, two))
         kept = np.isfinite(a)

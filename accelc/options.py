@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from accelc.budget import DEFAULT_DROP, Budget
-from accelc.data import Preprocessing
+from accelc.data import Preprocessing, check_preprocess
 from accelc.errors import UsageError
 from accelc.pipeline import LEVELS, Pipeline
 
@@ -60,6 +60,7 @@ class Options:
         if self.passes is not None and self.pipeline is not None:
             raise UsageError("both passes and pipeline are given", hint="give one of them")
         _ = self.budget, self.preprocessing, self.search_seconds
+        check_preprocess(self.preprocess, (self.inputs, self.calibration))
         self._check_calibration()
         if self.pareto is not None:
             from accelc.pareto import check_pareto

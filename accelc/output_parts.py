@@ -35,7 +35,8 @@ class Parts:
 def output_parts(proto: onnx.ModelProto) -> dict[str, Parts]:
     """The parts of outputs that a Concat of known sizes makes, also through what leaves its axis as it is.
 
-    The first dimension counts samples: what is joined along it are no parts. Weights are not read.
+    The first dimension counts samples: what is joined along it are no parts. Of joints along two axes those along the
+    shorter one count: it lists what is told of each place, the longer one the places. Weights are not read.
     """
     makers = {name: node for node in proto.graph.node for name in node.output if name}
     wanted = [output.name for output in proto.graph.output if _concat_behind(output.name, makers)]
@@ -43,22 +44,28 @@ def output_parts(proto: onnx.ModelProto) -> dict[str, Parts]:
         return {}
     try:
         graph = infer_shapes(without_weights(proto), data_prop=True).graph
-    except onnx.shape_inference.InferenceError:
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         return {}
-    shapes = {
+    shapes: dict[str, _Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes |= {
         info.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in info.type.tensor_type.shape.dim)
         for info in (*graph.input, *graph.value_info, *graph.output)
         if info.type.tensor_type.HasField("shape")
     }
-    found = {name: _parts(name, makers, shapes, _MOST_STEPS) for name in wanted}
-    return {name: parts for name, parts in found.items() if parts is not None and len(parts.sizes) > 1}
+    joints = _Joints(makers, shapes)
+    found = {name: joints.of(name) for name in wanted}
+    return {
+        name: parts
+        for name, parts in found.items()
+        if parts is not None and len(parts.sizes) > 1 and parts.axis > -len(shapes[name])
+    }
 
 
-_Shapes = Mapping[str, tuple[int | None, ...]]
-_Makers = Mapping[str, onnx.NodeProto]
+_Shape = tuple[int | None, ...]
+_MOVES = frozenset({"Identity", "Cast", "Reshape", "Transpose"})
 
 
-def _concat_behind(name: str, makers: _Makers) -> bool:
+def _concat_behind(name: str, makers: Mapping[str, onnx.NodeProto]) -> bool:
     node = makers.get(name)
     for _ in range(_MOST_STEPS):
         if node is None or node.op_type == "Concat":
@@ -67,38 +74,54 @@ def _concat_behind(name: str, makers: _Makers) -> bool:
     return node is not None and node.op_type == "Concat" and not node.domain
 
 
-_MOVES = frozenset({"Identity", "Cast", "Reshape", "Transpose"})
+class _Joints:
+    """What values are made of; each is looked at once. makers: nodes by the names of their results."""
 
+    def __init__(self, makers: Mapping[str, onnx.NodeProto], shapes: Mapping[str, _Shape]) -> None:
+        self.makers, self.shapes = makers, shapes
+        self._known: dict[str, Parts | None] = {}
 
-def _parts(name: str, makers: _Makers, shapes: _Shapes, steps: int) -> Parts | None:
-    """What a value is made of, seen from its end."""
-    node, shape = makers.get(name), shapes.get(name)
-    if node is None or shape is None or node.domain or not steps:
-        return None
-    if node.op_type == "Concat":
-        return _joined(node, makers, shapes, steps)
-    if node.op_type not in _MOVES:
-        return None
-    before = _parts(node.input[0], makers, shapes, steps - 1)
-    if before is None or node.op_type in ("Identity", "Cast"):
-        return before
-    if node.op_type == "Reshape":
-        kept = shapes[node.input[0]][before.axis :]
-        return before if None not in kept and shape[before.axis :] == kept and len(kept) < len(shape) else None
-    perm = next((list(each.ints) for each in node.attribute if each.name == "perm"), [*range(len(shape))][::-1])
-    return Parts(perm.index(len(shape) + before.axis) - len(shape), before.sizes)
+    def of(self, name: str, steps: int = _MOST_STEPS) -> Parts | None:
+        """The parts of a value, at most `steps` nodes back."""
+        if name not in self._known:
+            node = self.makers.get(name)
+            able = node is not None and steps > 0 and not node.domain and name in self.shapes
+            self._known[name] = self._made_by(node, steps) if node is not None and able else None
+        return self._known[name]
 
+    def _made_by(self, node: onnx.NodeProto, steps: int) -> Parts | None:
+        if node.op_type == "Concat":
+            return self._joined(node, steps)
+        before = self.of(node.input[0], steps - 1) if node.op_type in _MOVES else None
+        if before is None or node.op_type in ("Identity", "Cast"):
+            return before
+        shape = self.shapes[node.output[0]]
+        if node.op_type == "Reshape":
+            kept = self.shapes[node.input[0]][before.axis :]
+            return before if None not in kept and shape[before.axis :] == kept else None
+        perm = next((list(each.ints) for each in node.attribute if each.name == "perm"), [*range(len(shape))][::-1])
+        return Parts(perm.index(len(shape) + before.axis) - len(shape), before.sizes)
 
-def _joined(node: onnx.NodeProto, makers: _Makers, shapes: _Shapes, steps: int) -> Parts | None:
-    """The parts of a Concat: those that all of its inputs have along another axis, else its inputs."""
-    inside = {_parts(each, makers, shapes, steps - 1) for each in node.input}
-    known = [shapes.get(each) for each in node.input]
-    rank = next((len(shape) for shape in known if shape is not None), 0)
-    given = next((each.i for each in node.attribute if each.name == "axis"), 0)
-    axis = given - rank if given >= 0 else given
-    if len(inside) == 1 and (same := next(iter(inside))) is not None and same.axis != axis:
-        return same
-    sizes = [shape[axis] if shape is not None else None for shape in known]
-    if not rank or axis == -rank or any(size is None for size in sizes):
-        return None
-    return Parts(axis, tuple(int(size) for size in sizes if size))
+    def _joined(self, node: onnx.NodeProto, steps: int) -> Parts | None:
+        inside = [self.of(each, steps - 1) for each in node.input]
+        rank = len(self.shapes[node.output[0]])
+        given = next((each.i for each in node.attribute if each.name == "axis"), 1)
+        axis = given - rank if given >= 0 else given
+        across = inside[0] if all(each == inside[0] for each in inside) else None
+        across = None if across is not None and across.axis == axis else across
+        own = self._pieces(node, inside, axis) if axis > -rank else None
+        if own is None or across is None:
+            return own or across
+        return min(across, own, key=lambda each: sum(each.sizes))
+
+    def _pieces(self, node: onnx.NodeProto, inside: list[Parts | None], axis: int) -> Parts | None:
+        """The inputs of a Concat, and their own parts where they were joined along the same axis."""
+        sizes: list[int] = []
+        for name, parts in zip(node.input, inside, strict=True):
+            shape = self.shapes.get(name)
+            size = shape[axis] if shape is not None and len(shape) >= -axis else None
+            if size is None:
+                return None
+            same = parts is not None and parts.axis == axis
+            sizes += parts.sizes if parts is not None and same else [size] * bool(size)
+        return Parts(axis, tuple(sizes))

@@ -38,7 +38,7 @@ LEVELS: Mapping[int, str] = {
     0: "",
     1: _EXACT,
     2: f"{_EXACT}, {_FUSE}, {_KERNELS}",
-    3: f"{_EXACT}, {_FUSE}, quantize, {_KERNELS}",
+    3: f"{_EXACT}, {_FUSE}, share, quantize, {_KERNELS}",
 }
 """What each -O level runs, as pipeline text."""
 

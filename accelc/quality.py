@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,6 @@ class _Sums:
     squared: float = 0.0
     agreeing: int = 0
     rows: int = 0
-    parts: list[str] = field(default_factory=list)
 
 
 def measure_quality(
@@ -99,7 +98,8 @@ def measure_quality(
 ) -> Quality:
     """The quality of `actual` against `expected`: one mapping of outputs by name for each feed set, in the same order.
 
-    parts: of outputs that are several things in one, which are judged apart. Raises: VerifyError when names, kinds, lengths, shapes or types of numbers do not belong together.
+    parts: of outputs that are several things in one, which are judged apart. Raises VerifyError when names, kinds,
+    lengths, shapes or types of numbers do not belong together.
     """
     if len(expected) != len(actual):
         raise VerifyError("cannot compare", why=f"{len(expected)} sets of outputs against {len(actual)}")

@@ -33,6 +33,7 @@ from accelc.data import (
     signature,
     typical_feed,
 )
+from accelc.data.checks import is_finite
 from accelc.errors import AccelcError, ModelError, UsageError, VerifyError
 from accelc.importer.parse import read_proto
 from accelc.metrics import Score
@@ -49,10 +50,8 @@ PLAIN = {"session.disable_prepacking": "1"}
 SEARCH_S = 20.0
 EDGE_SETS = 3
 
-
 EDGE = compare.Tolerance(scale=100.0, finite_only=True)
 """Extreme inputs amplify rounding: there only gross errors count, unless the passes claim to be exact."""
-
 
 OVER_BUDGET = "over budget"
 """The status of a result that loses more than it may. It is kept only where the user asked for just that."""
@@ -221,14 +220,7 @@ class Verifier:
             counted = self.most is None or self.budget.metric is not None  # a few labels tell accuracy too coarsely
             for place, feed in enumerate(data.feeds):
                 labels = data.parts[place] if data.parts is not None and counted else None
-                try:
-                    samples.append(Sample(feed, run(feed.values), labels))
-                except RuntimeFailure as failure:
-                    raise UsageError(
-                        "the original does not run on this data",
-                        where=str(self.data_path),
-                        why=failure.why or failure.what,
-                    ) from failure
+                samples.append(Sample(feed, self._run_on(feed, run), labels))
         else:
             quick = partial(_quickly, run)
             try:
@@ -251,6 +243,26 @@ class Verifier:
         told = self.budget.check([sample for sample in samples if not sample.feed.edge])
         notes = (*(data.notes if data is not None else ()), *([told] if told else []))
         return Reference(tuple(samples), data, unstable, notes=notes, typical=typical)
+
+    def _run_on(self, feed: Feed, run: Run) -> Mapping[str, Any]:
+        """The original's outputs on a feed set of the user's data.
+
+        Raises UsageError where it does not run, and where NaN or Inf in the data makes outputs that say nothing.
+        """
+        try:
+            outputs = run(feed.values)
+        except RuntimeFailure as failure:
+            where, why = str(self.data_path), failure.why or failure.what
+            raise UsageError("the original does not run on this data", where=where, why=why) from failure
+        given, made = _not_finite(feed.values), _not_finite(outputs)
+        if given and made:
+            raise UsageError(
+                f"input {given} holds NaN or Inf",
+                where=feed.description,
+                why=f"the original's output {made} is not finite either",
+                hint="leave such samples out",
+            )
+        return outputs
 
     def _make_hints(self, proto: onnx.ModelProto) -> Hints:
         """What the graph and the shapes the user fixed say about the inputs."""
@@ -359,6 +371,11 @@ def _broken(sample: Sample, outputs: Mapping[str, Any], random: frozenset[str]) 
         if expected.dtype.kind == "f" and not sample.feed.edge and (np.isfinite(expected) & ~np.isfinite(actual)).any():
             return f"{name}: NaN or Inf where the original has numbers"
     return ""
+
+
+def _not_finite(values: Mapping[str, Any]) -> str:
+    """The name of the first tensor with NaN or Inf, or an empty text."""
+    return next((name for name, value in values.items() if not is_finite(value)), "")
 
 
 def _fits(feed: Feed, spec: InputSpec) -> bool:

@@ -39,7 +39,8 @@ class Quantize(Pass):
 
     scheme: auto searches among all forms; dynamic (activations quantized while the model runs), static (ranges from
     calibration data) and weights (only weights are stored in fewer bits) quantize all that can be in that form. bits:
-    of the weights; by default 8, or 7 where the processor's products saturate, and 4 as well for weights alone.
+    of the weights; by default 8, or 7 to 8 where the processor's products saturate; for weights alone 4, and 8 for
+    layers that need them.
     block_size, symmetric: of weights stored alone; by default blocks of 32 in 4 bits, of 128 in 8. per_channel: a
     scale for each output column instead of one. activations: their integers in static form. ranges: the calibration
     method (minmax, average, percentile:99.99, entropy, mse), by default the user's; auto compares more. embeddings:
@@ -114,7 +115,7 @@ class Quantize(Pass):
         forms: dict[str, tuple[Form, ...]] = {
             "dynamic": ("dynamic",),
             "static": ("static",),
-            "weights": ("weight8",) if self.bits == 8 else ("weight4",),
+            "weights": ("weight8",) if self.bits == 8 else ("weight4", "weight8"),
             "auto": ("weight8", "weight4") if self.bits == 4 else ("dynamic", "static", "weight8", "weight4"),
         }
         chosen = forms[self.scheme]

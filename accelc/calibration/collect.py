@@ -16,6 +16,7 @@ import numpy as np
 from accelc.calibration.graph import cut, fingerprint, loaded, observable
 from accelc.calibration.observers import Seen, held_bytes, working_bytes
 from accelc.calibration.statistics import Observe, Statistics
+from accelc.data.checks import is_finite
 from accelc.errors import UsageError
 from accelc.runner import Runner, RuntimeFailure, Session
 
@@ -94,7 +95,6 @@ class Collector:
     ) -> None:
         self.runner, self.model, self.wanted = runner, model, dict(wanted)
         self.seed, self.label, self.optimize = seed, label, optimize
-        self.broken: dict[str, str] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Collector:
@@ -136,9 +136,9 @@ class Collector:
         """Run one feed set and add what is seen. Raises UsageError where the model does not run on it."""
         wishes = self.wanted if wanted is None else wanted
         found = self._observe(feed, {name: self._options(wish) for name, wish in wishes.items()}, sample)
-        for name, (_, what) in found.items():
-            if what:
-                self._explain(name, what, feed, sample)
+        broken = next((f"{name} holds {what} in sample {sample}" for name, (_, what) in found.items() if what), "")
+        if broken:
+            self._explain(broken, feed, sample)
 
     def seen(self) -> dict[str, Seen]:
         """What the observers hold now."""
@@ -155,7 +155,7 @@ class Collector:
         self, feed: Feed, options: Mapping[str, Mapping[str, Any]], sample: int
     ) -> dict[str, tuple[tuple[int, ...], str]]:
         for name, value in feed.values.items():
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+            if not is_finite(value):
                 what = "NaN" if np.isnan(value).any() else "Inf"
                 raise UsageError(f"{name} holds {what} in sample {sample}", where=feed.description)
         try:
@@ -173,19 +173,16 @@ class Collector:
         why = failure.why or failure.what
         return UsageError(f"the model does not run on sample {sample}", where=feed.description, why=why)
 
-    def _explain(self, name: str, what: str, feed: Feed, sample: int) -> None:
-        """Note a value that is not finite. Raises UsageError when the model's own outputs suffer from it.
+    def _explain(self, what: str, feed: Feed, sample: int) -> None:
+        """Raise UsageError when the model's own outputs suffer from what is not finite inside.
 
         A mask of -Inf, or NaN that a later Where replaces, is the model's business.
         """
-        self.broken[name] = f"{name} holds {what} in sample {sample}"
         with loaded(self.runner, self.model, optimize=False) as session:
             outputs = self._run_whole(session, feed, sample)
         for output, value in outputs.items():
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise UsageError(
-                    self.broken[name], where=feed.description, why=f"the output {output} is not finite either"
-                )
+            if not is_finite(value):
+                raise UsageError(what, where=feed.description, why=f"the output {output} is not finite either")
 
     def _run_whole(self, session: Session, feed: Feed, sample: int) -> Mapping[str, Any]:
         try:
@@ -259,21 +256,19 @@ class Calibration:
         if first is None:
             raise UsageError("there are no samples to calibrate on", where=label)
         collected: dict[str, Seen] = {}
+        samples = 0
         with Collector(self.runner(), model, wanted, seed=self.seed, label=label, optimize=self.optimize) as collector:
             plan = collector.plan(first, self.max_bytes, self.data.index)
             self._tell(str(plan))
             for wishes in plan.rounds:
+                samples = 0
                 for sample, feed in self._ticking(self.data, str(plan), total):
                     collector.add(feed, sample, wishes)
+                    samples += 1
                 collected |= collector.seen()
                 collector.forget()
-        for reason in collector.broken.values():
-            self._note(f"{reason} and is left as it is")
-        constant = [name for name, seen in collected.items() if seen.count and seen.low == seen.high]
-        if constant:
-            self._note(f"{_some(constant)} always held one number")
-        if sum(1 for _ in itertools.islice(self.data, 2)) == 1:
-            self._note("there is one sample to calibrate on; ranges of others may be wider")
+        for remark in remarks(collected, samples):
+            self._note(remark)
         return collected
 
     def _ticking(self, data: Data, plan: str, total: int | None) -> Iterator[tuple[int, Feed]]:
@@ -299,8 +294,10 @@ class Calibration:
         entries.append((wish, statistics))
         held = sum(s.nbytes for each in self._kept.values() for _, s in each if s is not None)
         for key in list(self._kept):
-            if held <= _KEPT_BYTES or key[0] == mark:
+            if held <= _KEPT_BYTES:
                 break
+            if key[0] == mark:
+                continue
             held -= sum(s.nbytes for _, s in self._kept.pop(key) if s is not None)
 
     def _note(self, text: str) -> None:
@@ -310,6 +307,19 @@ class Calibration:
     def _tell(self, text: str) -> None:
         if self.progress is not None:
             self.progress(text)
+
+
+def remarks(collected: Mapping[str, Seen], samples: int) -> Iterator[str]:
+    """What the user should know of the data: what gives no range, and what may give a poor one."""
+    for name, seen in collected.items():
+        if seen.broken is not None:
+            sample, what = seen.broken
+            yield f"{name} holds {what} in sample {sample} and has no range"
+    constant = [name for name, seen in collected.items() if seen.count and seen.low == seen.high]
+    if constant:
+        yield f"{_some(constant)} always held one number"
+    if samples == 1:
+        yield "there is one sample to calibrate on; ranges of others may be wider"
 
 
 def statistics_of(seen: Seen) -> Statistics | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,9 @@ HALF_BITS = 14
 MOST_BINS = 2 << HALF_BITS
 """The larger extreme lies within 2**HALF_BITS bins from zero."""
 _LEAST_EXPONENT = -114
-_BLOCK = 1 << 16
+_BLOCK = 1 << 15
+WAITING = 1 << 16
+"""Elements that a Tally counts at once."""
 
 Counts = NDArray[np.int64]
 
@@ -88,6 +91,8 @@ class Tally:
         self.low, self.high = math.inf, -math.inf
         self._exponent = _LEAST_EXPONENT
         self._counts = np.zeros(0, np.int64)  # of the bins from -MOST_BINS / 2 on, once there are elements
+        self._waiting = np.zeros(0, np.int16)  # bins that are not counted yet: many at once are cheaper
+        self._filled = 0
 
     def add(self, array: NDArray[Any], low: float, high: float) -> None:
         """Count float elements. low, high: the extremes of them, finite."""
@@ -96,29 +101,24 @@ class Tally:
         single = flat.dtype.itemsize <= 4 and self._exponent <= 0  # nothing becomes zero by being scaled up
         dtype = np.float32 if single else np.float64
         scale = dtype(math.ldexp(1.0, -self._exponent))
-        start = math.floor(math.ldexp(low, -self._exponent))
-        counts = self._counts[start + MOST_BINS // 2 :]
-        scaled, places = _scratch(dtype)
         for begin in range(0, flat.size, _BLOCK):
             part = flat[begin : begin + _BLOCK]
-            inside, place = scaled[: part.size], places[: part.size]
+            inside = _scratch(dtype, _BLOCK)[: part.size]
             np.multiply(part, scale, out=inside, dtype=dtype)
             if low < 0:
                 np.floor(inside, out=inside)
                 if not single:
                     inside -= (inside == 0) & (part < 0)
-                inside -= start  # whole numbers, which the type holds
-            elif start:
-                np.floor(inside, out=inside)
-                inside -= start
-            np.copyto(place, inside, casting="unsafe")
-            found = np.bincount(place)
-            counts[: len(found)] += found
+            if self._filled + part.size > WAITING:
+                self._settle()
+            np.copyto(self._waiting[self._filled : self._filled + part.size], inside, casting="unsafe")
+            self._filled += part.size
 
     def _reach(self, low: float, high: float) -> None:
         exponent = exponent_for(min(self.low, low), max(self.high, high))
         if not self._counts.size:
             self._exponent, self._counts = exponent, np.zeros(MOST_BINS, np.int64)
+            self._waiting = np.empty(WAITING, np.int16)
         elif exponent > self._exponent:
             wide = self.histogram().coarser(exponent)
             self._exponent = exponent
@@ -126,21 +126,41 @@ class Tally:
             self._counts[wide.first + MOST_BINS // 2 :][: len(wide.counts)] = wide.counts
         self.low, self.high = min(self.low, low), max(self.high, high)
 
+    def _settle(self) -> None:
+        """Count what waits."""
+        if not self._filled:
+            return
+        bins, places = self._waiting[: self._filled], _scratch(np.int64, WAITING)[: self._filled]
+        first, _ = self._ends()
+        bins -= np.int16(first)  # which the type holds, as there are no more than MOST_BINS
+        np.copyto(places, bins)
+        found = np.bincount(places)
+        self._counts[first + MOST_BINS // 2 :][: len(found)] += found
+        self._filled = 0
+
+    def _ends(self) -> tuple[int, int]:
+        """The bins of the extremes."""
+        first, last = (math.floor(math.ldexp(each, -self._exponent)) for each in (self.low, self.high))
+        return first, last
+
     def histogram(self) -> Histogram:
         """What was counted. Only for a tally with elements."""
-        first, last = (math.floor(math.ldexp(each, -self._exponent)) for each in (self.low, self.high))
+        self._settle()
+        first, last = self._ends()
         half = MOST_BINS // 2
         return Histogram(self._exponent, first, self._counts[first + half : last + half + 1].copy())
 
 
-_buffers: dict[Any, tuple[NDArray[Any], NDArray[np.int64]]] = {}
+_rooms = threading.local()
 
 
-def _scratch(dtype: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Room for one block; a process has one of each type, for fresh memory costs as much as the counting."""
-    if dtype not in _buffers:
-        _buffers[dtype] = (np.empty(_BLOCK, dtype), np.empty(_BLOCK, np.int64))
-    return _buffers[dtype]
+def _scratch(dtype: Any, size: int) -> NDArray[Any]:
+    """Room for so many elements; a thread has one of each type, for fresh memory costs as much as the counting."""
+    room: NDArray[Any] | None = getattr(_rooms, dtype.__name__, None)
+    if room is None or room.size < size:
+        room = np.empty(size, dtype)
+        setattr(_rooms, dtype.__name__, room)
+    return room
 
 
 def count(array: NDArray[Any]) -> Histogram:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from accelc import ir
-from accelc.calibration.collect import Calibration, Collector, Data, numbered
+from accelc.calibration.collect import Calibration, Collector, Data, numbered, remarks
 from accelc.calibration.graph import fingerprint, observable
 from accelc.calibration.observers import Seen
 from accelc.calibration.state import Shard, State
@@ -21,9 +21,11 @@ from accelc.errors import AccelcError, UsageError
 from accelc.instrument import Instrument
 from accelc.options import Options
 from accelc.pass_base import Pass
+from accelc.textfile import check_writable
 
 CHECKPOINT_S = 5.0
 MOST_BYTES = 4 << 30
+_OTHER_FILE = "name another file with -o, or remove it"
 
 
 class Watcher:
@@ -55,6 +57,7 @@ class Job:
     seed: int = 0
     most_bytes: int = MOST_BYTES
     notes: list[str] = field(default_factory=list)
+    _version: tuple[int, int] | None = None  # of the file as this process knows it
 
     def run(self, model: Path, options: Options) -> State:
         """Prepare the graph as `optimize` does, and calibrate what it first asks statistics of.
@@ -63,6 +66,7 @@ class Job:
         """
         from accelc.targets import compile_each
 
+        check_writable(self.file, "the ranges")
         asked = _Asked(self)
         with TemporaryDirectory(prefix="accelc-") as folder:
             wanted = replace(options, output=Path(folder) / "unused.onnx")
@@ -100,8 +104,11 @@ class Job:
                 if time.monotonic() - saved > CHECKPOINT_S:
                     self._save(state, collector, replace(shard, done=done))
                     saved = time.monotonic()
+            if done < shard.done:
+                where, why = str(self.file), f"{self.data.where} holds {done} now"
+                raise UsageError(f"{shard.done} samples were looked at", where=where, why=why, hint=_OTHER_FILE)
             self._save(state, collector, replace(shard, done=done, complete=True))
-        self.notes += [f"{reason} and has no range" for reason in collector.broken.values()]
+        self.notes += remarks(state.seen, done)
         return state
 
     def _chosen(self, model: ir.Model, wanted: Mapping[str, Observe]) -> dict[str, Observe]:
@@ -123,14 +130,16 @@ class Job:
             shard = Shard(self.data.where, index, of)
             return State(mark, self.made, [shard], label=str(self.file)), shard
         state = State.load(self.file)
-        hint = "name another file with -o, or remove it"
+        self._version = _version(self.file)
         if state.fingerprint != mark:
-            raise UsageError("was made for another graph", where=str(self.file), why=f"of {state.model}", hint=hint)
-        (shard, *more) = state.shards
+            raise UsageError("was made for another graph", where=str(self.file), why=f"of {state.model}", hint=_OTHER_FILE)
+        shard, *more = state.shards or [Shard("")]
         if more or (shard.source, shard.index, shard.of) != (self.data.where, index, of):
-            raise UsageError("holds ranges of other data", where=str(self.file), why=str(shard), hint=hint)
+            raise UsageError("holds ranges of other data", where=str(self.file), why=str(shard), hint=_OTHER_FILE)
         if shard.done and {name: seen.wish for name, seen in state.seen.items()} != dict(wishes):
-            raise UsageError("holds ranges of other tensors", where=str(self.file), hint=hint)
+            raise UsageError("holds ranges of other tensors", where=str(self.file), hint=_OTHER_FILE)
+        if any(seen.seed != self.seed for seen in state.seen.values()):
+            raise UsageError("was made with another --seed", where=str(self.file), hint=_OTHER_FILE)
         return state, shard
 
     def _save(self, state: State, collector: Collector, shard: Shard) -> None:
@@ -138,7 +147,20 @@ class Job:
         collector.forget()
         state.add(seen)
         state.shards = [shard]
+        if _version(self.file) != self._version:
+            hint = "let each of them write a file of its own, and add them up with --merge"
+            raise UsageError("was changed meanwhile", where=str(self.file), why="another process writes it", hint=hint)
         state.save(self.file)
+        self._version = _version(self.file)
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """What tells whether a file was written again; None where there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 class _Done(AccelcError):

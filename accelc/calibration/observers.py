@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accelc.calibration.histogram import MOST_BINS, Histogram, Tally
+from accelc.calibration.histogram import MOST_BINS, WAITING, Histogram, Tally
 from accelc.calibration.statistics import Observe
 
 Array = NDArray[Any]
 State = dict[str, Any]
 """Numbers and arrays by name; what travels between processes and into files."""
 
-_PENDING = 1 << 16
-"""Elements that wait to be counted together: bins are cheaper to fill at once."""
 _DOUBLE_GRAM = 2048
 """Up to so many columns a gram matrix is summed in float64."""
 _SCALARS = ("low", "high", "low_sum", "high_sum", "count", "feeds")
@@ -54,8 +52,6 @@ class Seen:
         self.gram_rows = 0
         self._size: tuple[int, int] | None = None
         self._tally = Tally()
-        self._pending = np.empty(0, np.float32)
-        self._waiting = 0
 
     # --- one array
 
@@ -86,7 +82,7 @@ class Seen:
         """The rest of `add`; it may run on another thread, one array after the other."""
         values, low, high = looked
         if self.wish.histogram:
-            self._count(values, low, high)
+            self._tally.add(values, low, high)
         if self.wish.channels is not None:
             self._add_channels(values, self.wish.channels)
         if self.wish.rows or self.wish.gram:
@@ -112,28 +108,9 @@ class Seen:
             raise ValueError(f"rows of {known[1]} elements in one sample and {size[1]} in another")
         self._size = known
 
-    def _count(self, values: Array, low: float, high: float) -> None:
-        if values.size > _PENDING // 2 or values.dtype != np.float32:
-            self._tally.add(values, low, high)
-            return
-        if not self._pending.size:
-            self._pending = np.empty(_PENDING, np.float32)
-        if self._waiting + values.size > _PENDING:
-            self._settle()
-        self._pending[self._waiting : self._waiting + values.size] = values.reshape(-1)
-        self._waiting += values.size
-
-    def _settle(self) -> None:
-        """Count what waits."""
-        if self._waiting:
-            values = self._pending[: self._waiting]
-            self._tally.add(values, float(values.min()), float(values.max()))
-            self._waiting = 0
-
     @property
     def histogram(self) -> Histogram | None:
         """Of everything seen so far; None where none is kept."""
-        self._settle()
         counted = self._tally.histogram() if self._tally.high >= self._tally.low else None
         if counted is None or self._before is None:
             return counted or self._before
@@ -264,7 +241,7 @@ def held_bytes(wish: Observe, channels: int, columns: int) -> int:
     """The most that one Seen holds between samples, in bytes: its size when it knows everything it can."""
     total = 0
     if wish.histogram:
-        total += 8 * MOST_BINS + 4 * _PENDING
+        total += 8 * MOST_BINS + 2 * WAITING
     if wish.channels is not None:
         total += 16 * channels
     if wish.rows:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,14 @@ from numpy.typing import NDArray
 
 from accelc.calibration.observers import Seen
 from accelc.errors import UsageError
+from accelc.textfile import replacing
 
 VERSION = 1
 _FORMAT = "accelc.calibration"
+_BROKEN = (
+    ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What reading a file that is none of ours, or a damaged one, may raise."""
 
 
 @dataclass(frozen=True, order=True)
@@ -79,15 +83,11 @@ class State:
             "tensors": tensors,
         }
         text = np.frombuffer(json.dumps(head).encode(), np.uint8)
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            with open(beside, "wb") as file:
+            with replacing(path) as beside, open(beside, "wb") as file:
                 np.savez_compressed(file, **{"head": text, **arrays})  # type: ignore[arg-type]  # not allow_pickle
-            os.replace(beside, path)
         except OSError as error:
             raise UsageError("cannot write", where=str(path), why=error.strerror or str(error)) from error
-        finally:
-            beside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> State:
@@ -111,7 +111,7 @@ class State:
                 return cls(head["fingerprint"], head["model"], shards, seen, str(path))
         except OSError as error:
             raise UsageError("cannot be read", where=str(path), why=error.strerror or str(error)) from error
-        except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+        except _BROKEN as error:
             raise UsageError(
                 "is no calibration file", where=str(path), hint="accelc calibrate MODEL -o FILE makes one"
             ) from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from accelc.cli import job
 from accelc.cli.common import (
     InputShape,
     TextType,
@@ -89,6 +90,8 @@ def calibrate(**options: Any) -> None:
     names = options["names"]
     if options["merge"] and options["show"]:
         raise UsageError("--merge and --show exclude each other")
+    if (options["merge"] or options["show"]) and options["calibration"]:
+        raise UsageError("--calibration goes with a model", hint="leave it out, or --merge and --show")
     if options["merge"]:
         from accelc.calibration.job import merged
 
@@ -117,7 +120,7 @@ def _output(options: dict[str, Any]) -> Path:
 
 def _collect(model: Path, options: dict[str, Any]) -> State:
     from accelc.calibration.job import Job
-    from accelc.data import open_dataset, signature, specialized
+    from accelc.data import check_preprocess, open_dataset, signature, specialized
     from accelc.options import Options
     from accelc.plugins import load_plugin
     from accelc.source import Source
@@ -127,11 +130,10 @@ def _collect(model: Path, options: dict[str, Any]) -> State:
         raise UsageError("there is no data", hint="give it with --calibration")
     for plugin in options["plugins"]:
         load_plugin(plugin)
-    shapes = dict(options["shapes"])
+    shapes = job.shapes_of(options["shapes"])
     wanted = Options(
         level=3,
         passes=options["passes"],
-        preprocess=options["preprocess"],
         verify="off",
         measure=options["measure"],
         portable=options["portable"],
@@ -143,10 +145,11 @@ def _collect(model: Path, options: dict[str, Any]) -> State:
     )
     specs = specialized(signature(Source.of(model).imported.proto), shapes)
     index, of = options["shard"]
-    data = open_dataset(options["calibration"], specs, preprocessing=wanted.preprocessing, finite=True)
+    check_preprocess(options["preprocess"], [options["calibration"]])
+    data = open_dataset(options["calibration"], specs, preprocessing=options["preprocess"], finite=True)
     data.check()
     with _watching(options["quiet"]) as watcher:
-        job = Job(
+        work = Job(
             data.shard(index - 1, of),
             output,
             f"{model.name} for {wanted.passes or 'O3'}",
@@ -155,21 +158,25 @@ def _collect(model: Path, options: dict[str, Any]) -> State:
             options["tensors"],
             options["seed"],
         )
-        state = job.run(model, wanted)
+        state = work.run(model, wanted)
     if not options["quiet"]:
-        for note in [*data.notes, *job.notes]:
+        for note in [*data.notes, *work.notes]:
             click.echo(printable(note), err=True)
     return state
 
 
 @contextmanager
 def _watching(quiet: bool) -> Iterator[Watcher]:
-    """A bar on stderr, on a terminal only: samples done, their rate, and the time that is left."""
+    """The plan on stderr, and on a terminal a bar: samples done, their rate, and the time that is left."""
     from accelc.calibration.job import Watcher
+
+    class Plain(Watcher):
+        def started(self, plan: str, done: int, total: int | None) -> None:
+            click.echo(printable(plan), err=True)
 
     out = console(err=True)
     if quiet or not sys.stderr.isatty() or not out.is_terminal:
-        yield Watcher()
+        yield Watcher() if quiet else Plain()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -187,7 +194,7 @@ def _watching(quiet: bool) -> Iterator[Watcher]:
                 bar.update(task, description=printable(text))
 
             def started(self, plan: str, done: int, total: int | None) -> None:
-                bar.console.print(printable(plan))
+                bar.console.print(printable(plan), soft_wrap=True)
                 bar.update(task, description="calibrating", completed=done, total=total)
 
             def sampled(self) -> None:
@@ -230,9 +237,9 @@ def _table(state: State, method: Method) -> None:
     from rich.table import Table
 
     out = console()
-    out.print(printable(f"{state.model}, {method}"))
+    out.print(printable(f"{state.model}, {method}"), soft_wrap=True)
     for shard in state.shards:
-        out.print(printable(f"  {shard}"))
+        out.print(printable(f"  {shard}"), soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("tensor", overflow="fold")
     for name in ("low", "high", "lowest", "highest", "elements"):

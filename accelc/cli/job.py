@@ -111,7 +111,7 @@ def shared(options: dict[str, Any]) -> dict[str, Any]:
         "verify": options["verify"],
         "measure": options["measure"],
         "portable": options["portable"],
-        "shapes": _shapes(options["shapes"]),
+        "shapes": shapes_of(options["shapes"]),
         "disable": frozenset(_known(options["disable"])),
         "bisect_limit": options["bisect_limit"],
         "plugins": options["plugins"],
@@ -158,7 +158,8 @@ def as_path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def _shapes(pairs: Sequence[tuple[str, tuple[int | str, ...]]]) -> dict[str, tuple[int | str, ...]]:
+def shapes_of(pairs: Sequence[tuple[str, tuple[int | str, ...]]]) -> dict[str, tuple[int | str, ...]]:
+    """--shape by input or symbol. Raises UsageError for one that is given twice."""
     if len({name for name, _ in pairs}) < len(pairs):
         raise UsageError("--shape is given twice for one input")
     return dict(pairs)

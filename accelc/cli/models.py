@@ -56,11 +56,13 @@ def diff(
     as_json: bool,
 ) -> None:
     """Compare two models: structure, contract, and numbers."""
+    from accelc.data import check_preprocess
     from accelc.diff import SCHEMA, diff_models
     from accelc.errors import UsageError
 
     if exact and max_drop is not None:
         raise UsageError("--exact and --max-drop exclude each other")
+    check_preprocess(preprocess, [inputs])
     with progress() as tell:
         tell("comparing")
         found = diff_models(

@@ -1,6 +1,6 @@
 """Feeds for verification, evaluation and calibration: made from a model's signature, or read from the user's files."""
 
-from accelc.data.dataset import Dataset, open_dataset
+from accelc.data.dataset import Dataset, check_preprocess, open_dataset
 from accelc.data.feeds import MAX_ELEMENTS, Feed, Generator, Run, Sample, Values, find_feeds, generate, typical_feed
 from accelc.data.load import BATCH_SIZE, EvalData, load_data, load_feeds, top1_accuracy
 from accelc.data.preprocessing import Preprocessing
@@ -21,6 +21,7 @@ __all__ = [
     "Sample",
     "Value",
     "Values",
+    "check_preprocess",
     "find_feeds",
     "generate",
     "infer_hints",

@@ -111,9 +111,9 @@ def checked(
             continue
         array = as_type(where, spec, _array(value, spec), note)
         check_shape(where, spec, array.shape, "every feed set must have the input's shape")
-        if not array.size:
+        if array.shape[:1] == (0,):
             raise UsageError(f"array {spec.name} holds no samples", where=where, hint="give at least one")
-        if not _all_finite(array):
+        if not is_finite(array):
             if finite:
                 hint = "leave such samples out"
                 raise UsageError(f"input {spec.name} holds NaN or Inf", where=where, why="it has no range", hint=hint)
@@ -134,7 +134,8 @@ def _array(value: Any, spec: InputSpec) -> Array:
     return array
 
 
-def _all_finite(array: Array) -> bool:
-    if array.dtype.kind not in "fV":
+def is_finite(value: Any) -> bool:
+    """Whether a value is free of NaN and Inf; what is no array of floats is."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fV":
         return True
-    return bool(np.isfinite(array if array.dtype.kind == "f" else array.astype(np.float32)).all())
+    return bool(np.isfinite(value if value.dtype.kind == "f" else value.astype(np.float32)).all())

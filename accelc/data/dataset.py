@@ -28,6 +28,7 @@ KINDS = (
 )
 
 CHECKED_BYTES = 256 << 20
+_OTHERS = " and others"
 
 
 @dataclass
@@ -129,9 +130,16 @@ class Dataset:
             self._note(self.where, f"the last {len(group)} samples are left out: the model takes {size} at a time")
 
     def _note(self, where: str, text: str) -> None:
-        line = f"{where.partition('[')[0].removeprefix(self.source.prefix)}: {text}"
-        if line not in self.notes:
-            self.notes.append(line)
+        """Keep a note once, however many places it is true of."""
+        place = where.partition("[")[0].removeprefix(self.source.prefix)
+        ending = f": {text}"
+        for index, line in enumerate(self.notes):
+            if line.endswith(ending):
+                first = line.removesuffix(ending).removesuffix(_OTHERS)
+                if first != place:
+                    self.notes[index] = f"{first}{_OTHERS}{ending}"
+                return
+        self.notes.append(f"{place}{ending}")
 
     def _checked(self) -> Iterator[Item]:
         for item in self._items():
@@ -231,6 +239,25 @@ def open_dataset(
     return data if batch_size <= 1 or found.batches else data.batched(batch_size)
 
 
+def check_preprocess(preprocess: str | None, sources: Sequence[str | Path | None]) -> None:
+    """Raise UsageError for a preprocessing that none of some data would take: it is for images."""
+    given = [each for each in sources if each is not None]
+    if preprocess is None or any(_holds_images(str(each)) for each in given):
+        return
+    why = f"{given[0]} holds none" if given else "no data is given"
+    raise UsageError("--preprocess is for folders of images", why=why, hint="leave it out, or name such a folder")
+
+
+def _holds_images(given: str) -> bool:
+    """Whether data is a folder that `_folder` reads images from, or is not there, which is told elsewhere."""
+    from accelc.data import images
+
+    path = Path(given)
+    if is_function(given) or not path.is_dir():
+        return not is_function(given) and not path.exists()
+    return not _arrays_in(path) and bool(images.find_images(path))
+
+
 def _source(
     given: str | Path, specs: tuple[InputSpec, ...], batch_size: int, preprocessing: Preprocessing | str | None
 ) -> Source:
@@ -250,19 +277,33 @@ def _source(
     return _folder(path, specs, batch_size, preprocessing)
 
 
+def _arrays_in(path: Path) -> str:
+    """The kind of the files in a folder that hold inputs as they are: npz, pb, parquet or npy; empty for none."""
+    from accelc.data import protos
+
+    if any(path.glob("*.npz")):
+        return "npz"
+    if protos.feed_folders(path):
+        return "pb"
+    if any(path.glob("*.parquet")):
+        return "parquet"
+    return "npy" if any(file.stem != LABELS for file in path.glob("*.npy")) else ""
+
+
 def _folder(
     path: Path, specs: tuple[InputSpec, ...], batch_size: int, preprocessing: Preprocessing | str | None
 ) -> Source:
     """What a folder holds, by the files in it."""
     from accelc.data import arrays, images, protos, tables
 
-    if any(path.glob("*.npz")):
+    kind = _arrays_in(path)
+    if kind == "npz":
         return arrays.open_npz(path, specs, batch_size)
-    if folders := protos.feed_folders(path):
-        return protos.ProtoSource(path, folders, specs)
-    if files := sorted(path.glob("*.parquet")):
-        return tables.TableSource(path, files, specs)
-    if any(file.stem != LABELS for file in path.glob("*.npy")):
+    if kind == "pb":
+        return protos.ProtoSource(path, protos.feed_folders(path), specs)
+    if kind == "parquet":
+        return tables.TableSource(path, sorted(path.glob("*.parquet")), specs)
+    if kind == "npy":
         return arrays.open_npy(path, specs, batch_size)
     if files := images.find_images(path):
         return images.ImageSource(path, files, specs, preprocessing)

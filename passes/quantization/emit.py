@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from accelc import ir
 
 from .layers import Layer
 from .numbers import Int8Weight, Scheme, quantize_rows, quantize_weight
+from .weights_numbers import row_block
 from .writer import LayerWriter, Spend, trimmed
 
 _FLOAT, _UINT8, _INT32 = ir.DataType.FLOAT, ir.DataType.UINT8, ir.DataType.INT32
+_MIDDLE = 128
 _DYNAMIC_QUANTIZE_LINEAR = 11  # the opset that has it
 
 Rounded = dict[tuple[int, bytes], Int8Weight]
@@ -35,7 +38,7 @@ def quantize_layers(
             break
         done.append(layer)
         if layer.is_gather:
-            writer.gather_rows(layer, *writer.table(layer))
+            writer.table(layer)
         else:
             groups.setdefault((layer.scope.graph, layer.a, layer.form[1]), []).append(layer)
     for group in groups.values():
@@ -61,14 +64,25 @@ class _Writer(LayerWriter):
 
     # --- tables
 
-    def table(self, layer: Layer) -> tuple[ir.Value, ir.Value]:
-        """(rows, scales)."""
+    def table(self, layer: Layer) -> None:
+        """Gather rows as integers with a scale for each."""
+        self.weights[layer.weight] = None
+        rows, scales, *_ = self.rows(layer)
+        if self.scheme.vendor:
+            self.replace(layer, self.gathered_blocks(layer, rows, scales, 8, row_block(layer.n), 1))
+        else:
+            self.gather_rows(layer, rows, scales)
+
+    def rows(self, layer: Layer) -> tuple[ir.Value, ...]:
+        """(rows, scales) of a table; the rows around 128 where the vendor's operator reads them."""
         key = (layer.weight, "rows")
         if key not in self.stored:
-            self.stored[key] = tuple(self.store(rounded(layer, self.scheme, self.known), layer))
-        self.weights[layer.weight] = None
-        rows, scales = self.stored[key]
-        return rows, scales
+            table = rounded(layer, self.scheme, self.known)
+            if self.scheme.vendor:
+                around = (table.values.view(np.uint8) ^ np.uint8(_MIDDLE)).reshape(table.values.shape)
+                table = replace(table, values=around)
+            self.stored[key] = tuple(self.store(table, layer))
+        return self.stored[key]
 
     # --- products
 

@@ -23,7 +23,8 @@ class Layer:
 
     transposed: the weight is stored [N, K], and a MatMul reads it through a Transpose. alpha: factor on the product.
     add: an Add that is absorbed. bias: a constant that adds one row to every row of the product, with the factor beta.
-    smooth: divisors [K] of the activation, which the weight takes over. index: its position among the layers.
+    smooth: divisors [K] of the activation, which the weight takes over; divided: the activation is divided by them
+    already. index: its position among the layers.
     """
 
     scope: ir.Scope
@@ -37,6 +38,7 @@ class Layer:
     bias: ir.Value | None = None
     beta: float = 1.0
     smooth: Floats | None = None
+    divided: bool = False
     index: int = -1
 
     @property

@@ -12,6 +12,7 @@ from accelc.target import Target
 
 from .grid import on_grid
 from .migration import cautious
+from .static_numbers import MOST_PAIR, largest_pairs
 
 Floats = NDArray[np.float32]
 
@@ -24,20 +25,28 @@ class Scheme:
     """How weights are stored and multiplied. Activations are always unsigned, quantized at run time per tensor.
 
     bits: 8, or 7 where products of u8 x s8 saturate in pairs. unsigned: weights are u8 with zero point 128 (exact
-    everywhere, slower than s8). per_channel: one scale for each output column. vendor: com.microsoft kernels.
+    everywhere, slower than s8). per_channel: one scale for each output column. vendor: com.microsoft kernels. paired:
+    the 7 bits are the least; a column has as many up to 8 as no two neighbours need to overflow 16 bits.
     """
 
     bits: int = 8
     unsigned: bool = False
     per_channel: bool = True
     vendor: bool = True
+    paired: bool = False
 
     @classmethod
     def of(cls, target: Target, *, bits: int | None, per_channel: bool, vendor: bool) -> Scheme:
         """The form that is exact and fast on a target; bits: what the user insists on."""
         exact = target.int8_dot_exact
         chosen = bits or (8 if exact else 7)
-        return cls(chosen, unsigned=chosen == 8 and not exact, per_channel=per_channel, vendor=vendor)
+        return cls(
+            chosen,
+            unsigned=chosen == 8 and not exact,
+            per_channel=per_channel,
+            vendor=vendor,
+            paired=bits is None and not exact,
+        )
 
     @property
     def top(self) -> int:
@@ -51,7 +60,8 @@ class Scheme:
 
     def __str__(self) -> str:
         kind = "u8" if self.unsigned else "s8"
-        return f"dynamic u8 x {kind}, {self.bits} bits, per {'channel' if self.per_channel else 'tensor'}"
+        bits = "7 to 8" if self.paired else self.bits
+        return f"dynamic u8 x {kind}, {bits} bits, per {'channel' if self.per_channel else 'tensor'}"
 
 
 @dataclass(frozen=True)
@@ -72,13 +82,23 @@ def quantize_weight(weight: Floats, scheme: Scheme) -> Int8Weight:
 
     Those that are integers times a scale already, of at most `top`, are stored as these.
     """
-    scales = _scales(np.abs(weight).max(axis=0 if scheme.per_channel else None), scheme.top)
+    scales, top = _weight_scales(weight, scheme), 127 if scheme.paired else scheme.top
     exact = on_grid(weight if scheme.per_channel else weight.reshape(-1, 1), scheme.top).reshape(scales.shape)
     scales = np.where(np.isnan(exact), scales, exact)
-    rounded = np.rint(weight / scales).clip(-scheme.top, scheme.top)
+    rounded = np.rint(weight / scales).clip(-top, top)
     if scheme.unsigned:
         return Int8Weight((rounded + _ZERO_OF_UNSIGNED).astype(np.uint8), scales, _ZERO_OF_UNSIGNED)
     return Int8Weight(rounded.astype(np.int8), scales, 0)
+
+
+def _weight_scales(weight: Floats, scheme: Scheme) -> Floats:
+    """The finest scales with which a weight [K, N] fits: [N], or [] for the whole tensor."""
+    axis = 0 if scheme.per_channel else None
+    largest = np.abs(weight).max(axis=axis)
+    if not scheme.paired:
+        return _scales(largest, scheme.top)
+    pairs = largest_pairs(np.ascontiguousarray(weight.T)).max(axis=None if axis is None else ()) / MOST_PAIR
+    return _scales(np.maximum(largest / 127, pairs), 1)
 
 
 def quantize_rows(table: Floats) -> Int8Weight:

@@ -91,8 +91,8 @@ def prepare(model: ir.Model, ctx: Context, wishes: Wishes) -> Prepared:
             forms = tuple(form for form in forms if form != "static")
 
     def taken(dynamic: bool, by_ranges: bool, table: bool) -> Iterable[Form]:
-        if table:
-            return [form for form in forms if form == ("dynamic" if dynamic else "table")]
+        if table and not dynamic:
+            return [form for form in forms if form == "table"]
         able: dict[Form, bool] = {"dynamic": dynamic, "static": by_ranges, "weight8": dynamic, "weight4": dynamic}
         return [form for form in forms if able.get(form)]
 
@@ -163,8 +163,9 @@ def _has_vendor_kernels(ctx: Context) -> bool:
     """Whether the target has the fused kernels and may use them."""
     types = {"T1": ir.DataType.FLOAT, "T2": ir.DataType.INT8}
     integers = {"T1": ir.DataType.UINT8, "T2": ir.DataType.INT8, "T3": ir.DataType.FLOAT}
-    fused = ctx.allows(MICROSOFT, "DynamicQuantizeMatMul", 1, types)
-    return fused is True and ctx.allows(MICROSOFT, "MatMulIntegerToFloat", 1, integers) is True
+    rows = {"T1": ir.DataType.UINT8, "T2": ir.DataType.FLOAT}
+    kernels = {"DynamicQuantizeMatMul": types, "MatMulIntegerToFloat": integers, "GatherBlockQuantized": rows}
+    return all(ctx.allows(MICROSOFT, kernel, 1, wanted) is True for kernel, wanted in kernels.items())
 
 
 def _has_block_kernels(ctx: Context) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from math import prod
 from typing import Any
 
@@ -141,7 +141,7 @@ class Emitter:
             self.conv(each)
         elif kind in ("MatMul", "Gemm"):
             if each.weight is None:
-                self.finish(each, self.plain(each, [self.read(value) for value in each.node.inputs]))
+                self.finish(each, *self.plain(each, [self.read(value) for value in each.node.inputs]))
             else:
                 self.product(each)
         elif each.role == "mover" and not self.scheme.wide:
@@ -267,7 +267,12 @@ class Emitter:
     def glue(self, each: StaticNode) -> None:
         """The operator as it is, between DequantizeLinear and QuantizeLinear."""
         inputs = [self.read(value) if index in each.inputs else value for index, value in enumerate(each.node.inputs)]
-        self.finish(each, self.plain(each, inputs))
+        for value, made in zip(each.outs, self.plain(each, inputs), strict=True):
+            if value is each.out:
+                self.finish(each, made)
+            elif ir.use_count(value) or value.is_graph_output():
+                params = self.scales.params(value)
+                self.values.adopt(value, self.values.quantize(made, params), params)
 
     def mean(self, each: StaticNode) -> None:
         """GlobalAveragePool, which has an integer kernel, and the shape of the mean."""
@@ -293,11 +298,9 @@ class Emitter:
             op_type, attrs, inputs = "Clip", {}, [first, *self.bounds(node, params)]
         elif op_type == "Pad" and ir.attribute(node, "mode", "constant") in ("constant", b"constant"):
             inputs = [first, node.inputs[1], self.values.zero(params), *node.inputs[3:]]
-        shapes = [ir.dims(value) for value in node.outputs]
-        if op_type == "MaxPool":
-            shapes = shapes[:1]
+        shapes = [ir.dims(value) for value in each.outs]
         outs = self.values.nodes(op_type, inputs, self.scheme.dtype, shapes, attrs, name=node.name or "")
-        for value, made in zip(each.outs, outs, strict=False):
+        for value, made in zip(each.outs, outs, strict=True):
             self.values.adopt(value, made, params)
 
     def bounds(self, node: ir.Node, params: Params) -> list[ir.Value]:
@@ -309,11 +312,11 @@ class Emitter:
         limits = params.quantize(np.clip(np.array(found), reach[0], reach[1]), self.scheme.numpy)
         return [self.values.constant(np.array(limit, self.scheme.numpy), "limit") for limit in limits]
 
-    def plain(self, each: StaticNode, inputs: list[ir.Value | None]) -> ir.Value:
-        """A copy of the operator with other inputs."""
+    def plain(self, each: StaticNode, inputs: list[ir.Value | None]) -> Sequence[ir.Value]:
+        """A copy of the operator with other inputs; its outputs."""
         node = each.node
-        dims = ir.dims(node.outputs[0])
-        return self.values.node(node.op_type, inputs, _FLOAT, dims, self.attributes(each), name=node.name or "")
+        shapes = [ir.dims(value) for value in node.outputs[: len(each.outs)]]
+        return self.values.nodes(node.op_type, inputs, _FLOAT, shapes, self.attributes(each), name=node.name or "")
 
     def read(self, value: ir.Value | None) -> ir.Value | None:
         """An activation as floats that come from integers."""

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from math import prod
 
+import numpy as np
+
 from accelc import ir
 from accelc.calibration import Observe
 from accelc.target import Target
@@ -182,7 +184,7 @@ def _row_added(each: StaticNode) -> ir.Node | None:
     if add is None or add.op_type != "Add" or weight is None or not rank:
         return None
     tensor = next((t for value in add.inputs if (t := ir.const_tensor(value)) is not None), None)
-    if tensor is None or tensor.dtype != ir.DataType.FLOAT:
+    if tensor is None or tensor.dtype != ir.DataType.FLOAT or not np.isfinite(tensor.numpy()).all():
         return None
     shape = tuple(int(dim) for dim in tensor.shape.numpy())
     fits = len(shape) <= rank and prod(shape[:-1]) == 1 and shape[-1:] in ((), (1,), (weight[-1],))

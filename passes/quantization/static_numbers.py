@@ -19,7 +19,7 @@ Activation = Literal["u8", "s8", "u16", "s16"]
 _TINY = float(np.finfo(np.float32).tiny)
 _MOST_BIAS = 2.0**30
 """Magnitude of an integer bias, so that the sum of products on top of it stays within 32 bits."""
-_MOST_PAIR = 127
+MOST_PAIR = 127
 """Two neighbours at most 128 together cannot overflow: 128 * 255 < 2**15; rounding may add one."""
 _LEAST_BIAS_STEPS = 2.0**20
 """Into how many steps the bias of a channel without weights is divided."""
@@ -105,7 +105,8 @@ class Params:
     def quantize(self, array: Any, kind: Any) -> NDArray[Any]:
         """QuantizeLinear."""
         info = np.iinfo(kind)
-        rounded = np.rint(np.asarray(array, np.float32) / self.scale) + self.zero
+        with np.errstate(over="ignore"):  # infinity is clipped like everything else
+            rounded = np.rint(np.asarray(array, np.float32) / self.scale) + self.zero
         result: NDArray[Any] = rounded.clip(info.min, info.max).astype(kind)
         return result
 
@@ -151,9 +152,9 @@ def quantize_weight(
     largest = np.abs(rows).max(axis=1).astype(np.float64)
     scales = largest / top
     if not scheme.exact and not alone:
-        scales = np.maximum(largest / 127, _largest_pairs(rows) / _MOST_PAIR)
+        scales = np.maximum(largest / 127, largest_pairs(rows) / MOST_PAIR)
     if scheme.per_channel:
-        exact = on_grid(np.ascontiguousarray(rows.T), top if scheme.exact or alone else _MOST_PAIR // 2)
+        exact = on_grid(np.ascontiguousarray(rows.T), top if scheme.exact or alone else MOST_PAIR // 2)
         scales = np.where(np.isnan(exact) | (largest == 0), scales, exact)
     if bias is not None:
         size = np.abs(bias).astype(np.float64)
@@ -170,7 +171,7 @@ def quantize_weight(
     return StaticWeight(values, steps if scheme.per_channel else steps[:1].reshape(()), integers)
 
 
-def _largest_pairs(rows: Floats) -> NDArray[np.float64]:
+def largest_pairs(rows: Floats) -> NDArray[np.float64]:
     """The largest magnitude in each row of the sum of two neighbours with the same sign."""
     if rows.shape[1] < 2:
         return np.zeros(len(rows))

@@ -51,7 +51,8 @@ class StaticNode:
 
     @property
     def outs(self) -> list[ir.Value]:
-        return [self.out, *self.node.outputs[1:]]
+        """The activations that it computes."""
+        return [self.out, *(self.node.outputs[1:] if self.node.op_type == "Split" else ())]
 
     @property
     def weight(self) -> ir.Value | None:
@@ -180,7 +181,9 @@ def _one(node: ir.Node) -> StaticNode | str:
 
 def _pool(node: ir.Node) -> StaticNode | str:
     plain = all(dim == 1 for dim in ir.attribute(node, "dilations", ()))
-    return StaticNode(node, "glue", (0,)) if plain and not _input_refusal(node, 3) else ""
+    # Where the last window reaches beyond the padding, the runtime's integer kernel divides by another count.
+    beyond = ir.attribute(node, "ceil_mode", 0) and ir.attribute(node, "count_include_pad", 0)
+    return StaticNode(node, "glue", (0,)) if plain and not beyond and not _input_refusal(node, 3) else ""
 
 
 def _mean(node: ir.Node) -> StaticNode | str:
@@ -205,12 +208,14 @@ def _mover(node: ir.Node) -> StaticNode | str:
 
 
 def _max_pool(node: ir.Node) -> StaticNode | str:
-    return _mover(node) if len([v for v in node.outputs if v.name]) == 1 or not node.outputs[1].uses() else ""
+    """Its second output, where the maxima are, must be unused."""
+    return "" if any(ir.use_count(value) or value.is_graph_output() for value in node.outputs[1:]) else _mover(node)
 
 
 def _resize(node: ir.Node) -> StaticNode | str:
-    mode = ir.attribute(node, "mode", "nearest")
-    return _mover(node) if mode in ("nearest", b"nearest") else ""
+    """Nearest neighbours of what is there; a crop may reach outside, where it fills with a float."""
+    crops = ir.attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    return _mover(node) if ir.attribute(node, "mode", "nearest") == "nearest" and not crops else ""
 
 
 def _pad(node: ir.Node) -> StaticNode | str:

@@ -13,7 +13,7 @@ from accelc.pattern import MICROSOFT
 
 from .layers import Layer
 from .numbers import quantize_rows
-from .weights_numbers import SMALLEST_BLOCK, BlockScheme, BlockWeight, quantize_blocks
+from .weights_numbers import BlockScheme, BlockWeight, quantize_blocks, row_block
 from .writer import LayerWriter, Spend
 
 __all__ = ["BlockScheme", "BlockWeight", "Blocked", "quantize_weights", "raise_opset", "refusal", "rounded_blocks"]
@@ -86,12 +86,7 @@ def _table(layer: Layer, blocks: BlockScheme) -> BlockWeight:
     """A table by rows: in 8 bits one block for each, in 4 bits blocks of the scheme's size."""
     bits: Literal[4, 8] = 4 if blocks.table_bits == 4 and layer.n % 2 == 0 else 8
     scheme = BlockScheme(bits=bits, block_size=blocks.block_size, clip=blocks.clip)
-    return quantize_blocks(layer.matrix().T, scheme, _row_block(layer.n) if scheme.bits == 8 else None)
-
-
-def _row_block(columns: int) -> int:
-    """The smallest block, a power of two, that holds a whole row."""
-    return max(SMALLEST_BLOCK, 1 << (columns - 1).bit_length())
+    return quantize_blocks(layer.matrix().T, scheme, row_block(layer.n) if scheme.bits == 8 else None)
 
 
 class _Writer(LayerWriter):
@@ -147,15 +142,20 @@ class _Writer(LayerWriter):
         return (*self.stored[key], None)[:3]
 
     def plain(self, layer: Layer, a: ir.Value, bias: ir.Value | None) -> ir.Value:
-        """MatMul with a DequantizeLinear of its own, which is the form that the runtime fuses."""
-        key = self.key(layer)
+        """MatMul with a DequantizeLinear of its own, which is the form that the runtime fuses.
+
+        It does so only with weights of the same graph, and does not load models with weights around a subgraph.
+        """
+        key = (*self.key(layer), layer.scope.graph)
         if key not in self.stored:
             values, scales, zeros = rounded_blocks(layer, self.blocks, self.known).columns()
             dtype = ir.DataType[f"{'INT' if zeros is None else 'UINT'}{self.blocks.bits}"]
-            parts = [self.weight(values, "blocks", layer, dtype), self.weight(scales, "scale", layer)]
-            if zeros is not None:
-                parts.append(self.weight(zeros, "zero_point", layer, dtype))
-            self.stored[key] = tuple(parts)
+            arrays = {"blocks": (values, dtype), "scale": (scales, None), "zero_point": (zeros, dtype)}
+            self.stored[key] = tuple(
+                self.constant(array, f"{layer.weight.name}_{part}", layer.scope, layer, kind)
+                for part, (array, kind) in arrays.items()
+                if array is not None
+            )
         attrs = {"axis": 0, "block_size": self.blocks.size_for(layer.k)}
         weight = self.node("DequantizeLinear", self.stored[key], layer, attrs)
         product = self.node("MatMul", [a, weight], layer)
@@ -182,7 +182,7 @@ class _Writer(LayerWriter):
             count = product.k // size
             self.stored[key] = (self.weight(np.array([product.n, count, 1], np.int64), "scale_shape", product),)
         scales = self.node("Reshape", [flat, *self.stored[key]], layer)
-        blocks = self.gathered(layer, values, scales, self.blocks.bits, size, 2)
+        blocks = self.gathered_blocks(layer, values, scales, self.blocks.bits, size, 2)
         shape = np.array([0] * len(layer.a.shape or ()) + [layer.n], np.int64)
         return self.node("Reshape", [blocks, self.constant(shape, "row_shape", layer.scope, layer)], layer)
 
@@ -195,14 +195,7 @@ class _Writer(LayerWriter):
             packed = np.ascontiguousarray(weight.packed().reshape(layer.k, -1)[:, :width])
             self.stored[key] = (self.weight(packed, "rows", layer), self.weight(weight.scales, "row_scale", layer))
         values, scales = self.stored[key]
-        return self.gathered(layer, values, scales, weight.bits, weight.values.shape[2], 1)
-
-    def gathered(
-        self, layer: Layer, values: ir.Value | None, scales: ir.Value, bits: int, block_size: int, axis: int
-    ) -> ir.Value:
-        """com.microsoft.GatherBlockQuantized with blocks along an axis."""
-        attrs = {"gather_axis": 0, "quantize_axis": axis, "bits": bits, "block_size": block_size}
-        return self.vendor_node("GatherBlockQuantized", [values, layer.a, scales], layer, attrs)
+        return self.gathered_blocks(layer, values, scales, weight.bits, weight.values.shape[2], 1)
 
     def plain_rows(self, layer: Layer) -> tuple[ir.Value, ...]:
         """(rows in int8, scales)."""

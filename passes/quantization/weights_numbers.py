@@ -73,6 +73,11 @@ def check_block_size(size: int) -> None:
         raise ValueError(f"block_size={size} must be a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}")
 
 
+def row_block(columns: int) -> int:
+    """The smallest block, a power of two, that holds a whole row."""
+    return max(SMALLEST_BLOCK, 1 << (columns - 1).bit_length())
+
+
 @dataclass(frozen=True)
 class BlockWeight:
     """A weight [K, N] as (values - zeros) * scales.

@@ -35,7 +35,7 @@ class LayerWriter:
 
     def smoothed(self, layer: Layer) -> ir.Value:
         """The activation, with its outliers made smaller where the layer wants it."""
-        if layer.smooth is None:
+        if layer.smooth is None or layer.divided:
             return layer.a
         factors = self.constant(1 / layer.smooth, f"{layer.node.name}_smooth", layer.scope, layer)
         return self.node("Mul", [layer.a, factors], layer)
@@ -73,6 +73,13 @@ class LayerWriter:
         floats = self.node("Cast", [chosen], layer, {"to": _FLOAT.value})
         steps = self.node("Gather", [scales, layer.a], layer, axis)
         self.replace(layer, self.node("Mul", [floats, steps], layer))
+
+    def gathered_blocks(
+        self, layer: Layer, values: ir.Value | None, scales: ir.Value, bits: int, block_size: int, axis: int
+    ) -> ir.Value:
+        """com.microsoft.GatherBlockQuantized with blocks along an axis."""
+        attrs = {"gather_axis": 0, "quantize_axis": axis, "bits": bits, "block_size": block_size}
+        return self.vendor_node("GatherBlockQuantized", [values, layer.a, scales], layer, attrs)
 
     # --- weights
 

@@ -201,7 +201,7 @@ def test_numbers_that_a_model_masks_are_left_out_and_said(runner: Runner) -> Non
     calibration = Calibration(data, lambda: runner)
     found = calibration.statistics(masked, {"l": Observe(), "r": Observe()})
     assert list(found) == ["r"]
-    assert calibration.notes == ["l holds Inf in sample 1 and is left as it is"]
+    assert calibration.notes == ["l holds Inf in sample 1 and has no range"]
 
 
 def test_constants_and_a_single_sample_are_noted(runner: Runner, model: ir.Model) -> None:

@@ -71,7 +71,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("--metric-output", "y"), "no metric; name one with --metric"),
         (("--max-drop", "some"), "write 1% or 0.01"),
         (("--max-drop", "2"), "max_drop 2 is out of range"),
+        (("--eval", "nan.npz"), "nan.npz: input x holds NaN or Inf: the original's output y is not finite either"),
         (("--preprocess", "size=3"), "preprocessing has no size"),
+        (("--preprocess", "crop=4"), "--preprocess is for folders of images: no data is given"),
+        (("--preprocess", "crop=4", "--eval", "good.npz"), "for folders of images: good.npz holds none"),
         (("--calibration-method", "best"), "there is no calibration method"),
         (("--ranges", "none.json"), "none.json: no such file; accelc calibrate makes one"),
         (("--search-time", "soon"), "'soon' is no time; give seconds, or as 60s, 5min, 1h"),
@@ -157,3 +160,14 @@ def test_a_recorded_failure_takes_data_and_metric_along(
     monkeypatch.setattr(plugins, "_loaded", {"pass": {}, "backend": {}})
     done = run("reproduce", ".")
     assert (done.exit_code, "KeyError" in done.stdout + done.stderr) == (1, True)
+
+
+def test_infinite_data_that_the_model_is_made_for(folder: Path) -> None:
+    masked = folder / "masked.onnx"
+    write(masked, "<ir_version: 10, opset_import: [\"\": 18]> g (float[N,4] x) => (float[N,4] y) { a = Softmax(x)  y = Identity(a) }")
+    np.savez("mask.npz", x=np.array([[0, 1, 2, -np.inf]], np.float32))
+    done = run("optimize", masked, "--eval", "mask.npz", "-o", "a.onnx", "--report", "-")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["verdict"]["status"] == "same"
+    assert any("NaN or Inf, which hide differences" in note for note in found["notes"])

@@ -262,3 +262,17 @@ def test_what_to_say_before_anything_is_judged() -> None:
     assert "of output a, by the labels of 2 samples" in Budget.parse("1%", "top1").check([labelled])
     with pytest.raises(UsageError, match="labels do not fit"):
         Budget().check([Sample(Feed({}, "test"), outputs, np.array([0]))])
+
+
+@pytest.mark.parametrize("text", ["top1", "top3", "f1", "cosine", "mse", "psnr"])
+def test_outputs_without_elements(text: str) -> None:
+    empty, some = np.zeros((0, 4), np.float32), one_hot([1, 2])
+    with pytest.raises(UsageError, match="output y is empty on all samples"):
+        score(text, [empty], [empty])
+    assert score(text, [empty, some], [empty, some]).drop == 0
+
+
+def test_a_perfect_original_loses_all_or_nothing() -> None:
+    labels = one_hot([1, 2])
+    assert score("psnr", [labels], [labels], labels).drop == 0
+    assert score("psnr", [labels], [labels + 0.1], labels).drop == math.inf

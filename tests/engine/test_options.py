@@ -36,7 +36,10 @@ def test_what_is_no_time(text: Any) -> None:
 
 
 def test_options_are_read_once() -> None:
-    options = Options(max_drop="0.5%", metric="topk=3", metric_output="y", preprocess="crop=4", search_time="2min")
+    images = Path("photos")
+    options = Options(
+        max_drop="0.5%", metric="topk=3", metric_output="y", inputs=images, preprocess="crop=4", search_time="2min"
+    )
     assert options.budget == Budget(0.005, True, Metric("topk", 3, "y"))
     assert options.preprocessing == Preprocessing(crop=(4,))
     assert options.search_seconds == 120

@@ -17,6 +17,7 @@ from accelc.errors import UsageError
 from accelc.infer import infer_model
 from accelc.pass_base import PassResult, make_pass, run_pass
 from accelc.passes.quantize import METADATA, Quantize
+from accelc.passes.quantization.emit import quantize_layers
 from accelc.passes.quantization.layers import find_layers
 from accelc.passes.quantization.numbers import Scheme, dynamic_quantize, quantize_rows, quantize_weight, smoothing
 from accelc.passes.quantization.trial import Trial
@@ -319,18 +320,34 @@ def test_layers_in_a_branch_use_weights_from_outside(runner: Runner) -> None:
 TABLE = "(int64[n,5] i) => (float[n,5,48] y) { x = Gather(table, i)  y = MatMul(x, w) }"
 
 
-@pytest.mark.parametrize("embeddings", [True, False])
-def test_tables_become_rows_with_scales(runner: Runner, embeddings: bool) -> None:
+@pytest.mark.parametrize("form", ["vendor", "portable", "float"])
+def test_tables_become_rows_with_scales(runner: Runner, form: str) -> None:
     table = normal(2000, 64) * np.logspace(-2, 2, 2000, dtype=np.float32)[:, None]
     model = model_of(TABLE, {"table": table, "w": normal(64, 48)})
     i = np.array([[0, 5, 1999, -1, -2000], [7, 7, 3, 2, 1]])
     wanted = outputs(model, {"i": i})["y"]
     before = ir.initializer_bytes(model)
-    assert quantized(model, runner, [{"i": i}], embeddings=embeddings).changes == 1 + embeddings
-    assert operators(model).count("Gather") == (2 if embeddings else 1)
+    embeddings = form != "float"
+    settings = Settings(portable=form == "portable")
+    assert quantized(model, runner, [{"i": i}], embeddings=embeddings, settings=settings).changes == 1 + embeddings
+    assert operators(model).count("Gather") == {"vendor": 0, "portable": 2, "float": 1}[form]
+    assert operators(model).count("GatherBlockQuantized") == (form == "vendor")
     assert (ir.initializer_bytes(model) < before / 3) is embeddings
     error = np.abs(outputs(model, {"i": i})["y"] - wanted)
     assert error.max() < 0.02 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("columns", [8, 16, 100])
+def test_both_forms_of_a_table_give_the_same_numbers(columns: int) -> None:
+    i, found = np.array([3, 0, -1]), []
+    for vendor in (True, False):
+        model = model_of(
+            f"(int64[3] i) => (float[3,{columns}] y) {{ y = Gather(table, i) }}", {"table": normal(40000, columns)}
+        )
+        layers = find_layers(model, embeddings=True, portable=not vendor).layers
+        assert len(quantize_layers(model, layers, Scheme(vendor=vendor), lambda *_: True)) == 1
+        found.append(outputs(model, {"i": i})["y"])
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_tied_table_goes_with_its_product_or_stays(runner: Runner) -> None:

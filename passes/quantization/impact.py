@@ -1,0 +1,79 @@
+"""How much the outputs suffer from what each unit loses: groups of units are quantized alone and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+
+from accelc.budget import Judgement
+
+GROUPS, _SPLITS = 16, 6
+_SHARE = 0.15
+"""A group that does so much of the damage is looked at in halves."""
+_TOTAL = 2.0
+"""The damage of outputs that cannot be compared; a cosine of -1 is as much."""
+
+Group = tuple[int, ...]
+
+
+def loss_of(judged: Judgement) -> float:
+    """What is lost, in the unit of the budget's `drop`: a judgement is inside exactly when this is at most that."""
+    if judged.score is not None:
+        return judged.score.drop
+    lost = damage_of(judged)
+    return lost if judged.accuracy is None else max(lost, judged.accuracy.before - judged.accuracy.after)
+
+
+def damage_of(judged: Judgement) -> float:
+    """How far outputs are off: 1 - cosine or half the squared relative error, whichever is more.
+
+    It is about proportional to the squares of small errors. Unlike hits and misses it tells small damage from none.
+    """
+    quality = judged.quality
+    if quality is None:
+        return _TOTAL
+    named = judged.score.output if judged.score is not None else None
+    chosen = [each for each in quality.outputs if not named or each.name.partition(", part ")[0] == named]
+    worst = max((max(1 - each.cosine, each.rmse_relative**2 / 2) for each in chosen), default=0.0)
+    return min(worst, _TOTAL) if isfinite(worst) else _TOTAL
+
+
+def impacts(
+    units: Sequence[int],
+    squared: Callable[[int], float],
+    damage: Callable[[Group], float],
+    proceed: Callable[[], bool],
+    groups: int = GROUPS,
+) -> dict[int, float]:
+    """Damage to the outputs for each squared relative error of a unit, by unit; {} when nothing is known.
+
+    units: in the order of the graph, cut into `groups` pieces. squared: a unit's own squared error. damage: what
+    becomes of the outputs when a group is quantized alone. Groups that do most are halved, while proceed() allows it;
+    units of groups that were not tried get the mean.
+    """
+    known: dict[Group, float] = {}
+    for group in pieces(units, groups):
+        if proceed():
+            known[group] = damage(group)
+    for _ in range(_SPLITS):
+        wide = [group for group in known if len(group) > 1]
+        worst = max(wide, key=lambda group: (known[group], -group[0]), default=())
+        if not worst or known[worst] < _SHARE * sum(known.values()) or not proceed():
+            break
+        del known[worst]
+        known.update((half, damage(half)) for half in pieces(worst, 2))
+    errors = {group: sum(map(squared, group)) for group in known}
+    total = sum(errors.values())
+    if not total or not any(known.values()):
+        return {}
+    mean = sum(known.values()) / total
+    by_group = {group: known[group] / errors[group] if errors[group] else mean for group in known}
+    found = {unit: impact for group, impact in by_group.items() for unit in group}
+    return {unit: found.get(unit, mean) for unit in units}
+
+
+def pieces(units: Sequence[int], count: int) -> list[Group]:
+    """Units in at most `count` runs that are about as long."""
+    count = min(count, len(units))
+    bounds = [round(i * len(units) / count) for i in range(count + 1)] if count else []
+    return [tuple(units[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
