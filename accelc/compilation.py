@@ -12,23 +12,21 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from accelc import blocks, ir, latency, placement, structure
 from accelc.backend_base import Backend, BackendSpec
-from accelc.bisect import find_guilty
 from accelc.candidate import Attempt, Candidates
 from accelc.catalog import all_passes, written
 from accelc.context import Context, Fuel, PatchRecord, Settings
 from accelc.data import Dataset, open_dataset, specialized
 from accelc.decisions import Decisions
-from accelc.errors import AccelcError, BackendError, PassError, UsageError, VerifyError
-from accelc.gates import NumbersError, VerifyEach, grower
+from accelc.errors import BackendError, UsageError
+from accelc.gates import VerifyEach
 from accelc.instrument import Instrument
 from accelc.latency import Outcome
 from accelc.measure import Comparison
@@ -37,15 +35,15 @@ from accelc.original import Original
 from accelc.plugins import find_backend
 from accelc.report import Refusal, Report
 from accelc.runner import CPU, Runner
+from accelc.settling import Settling
 from accelc.size import Size, size_of
 from accelc.streamed import STREAMING_THRESHOLD
 from accelc.target import Target
-from accelc.verify import OVER_BUDGET, Judge, Reference, Verdict
+from accelc.verify import Judge, Reference, Verdict
 
 if TYPE_CHECKING:
     from accelc.calibration import Calibration
 
-MAX_ATTEMPTS = 24
 MEASURED_NODES = 20_000
 """Larger models are measured only when asked for: the runtime needs many seconds to load them."""
 
@@ -85,7 +83,7 @@ class Compilation:
         )
         self.output = options.output
         self.unrun: dict[str, int] = {}
-        self._foreign: frozenset[str] = frozenset()
+        self.foreign: frozenset[str] = frozenset()
         self._blocks: blocks.Tally = {}
         self._calibration: Calibration | None = None
         self._stack = ExitStack()
@@ -121,22 +119,22 @@ class Compilation:
     def run(self) -> tuple[Attempt, Report]:
         """Compile. The attempt that was kept, its file written to `self.output`, and the report."""
         self.progress("reading")
-        with self._phase("import"), ir.paused_gc():
+        with self.phase("import"), ir.paused_gc():
             self.source = self.original.source
             before = self.source.size()
         self.verifier = self.original.verifier
-        with self._phase("data"):
+        with self.phase("data"):
             self._calibration = self._open_calibration()
         self.folder = self._make_folder()
         self.original.start()
         name = self.output.name if self.output is not None else "model.onnx"
         self.candidates = Candidates(self.source, self.folder, name)
-        attempt, verdict = self._settle()
+        attempt, verdict = Settling(self).run()
         outcome = self._gate_latency(attempt, verdict, before)
         attempt = outcome.attempt
         if self.output is not None:
             self.progress("writing")
-            with self._phase("write"):
+            with self.phase("write"):
                 attempt.file = self.candidates.publish(attempt, self.output)
         excess = attempt.bytes - self.source.file_bytes
         if excess > 0 and not attempt.patches:
@@ -172,7 +170,7 @@ class Compilation:
         notes = list(calibration.notes)
         if isinstance(calibration.data, Dataset):
             notes = [*calibration.data.notes, *notes]
-        if self.options.inputs is None and self.options.calibration is not None and self._verifies:
+        if self.options.inputs is None and self.options.calibration is not None and self.verifies:
             notes.append("numbers were checked on samples of the calibration data; --eval names others")
         if not any(each.lossy for each in self.pipeline):
             notes.append("calibration data was given, but no pass of this pipeline lowers precision; -O3 does")
@@ -195,33 +193,8 @@ class Compilation:
             return Outcome(attempt, verdict, None, f"latency was not measured: {why}")
         self.progress("measuring")
         seconds = 5.0 if any(each.lossy for each in self.pipeline) else 2.5
-        with self._phase("measure"):
+        with self.phase("measure"):
             return latency.gate(self, attempt, verdict, seconds)
-
-    def _settle(self) -> tuple[Attempt, Verdict]:
-        """Attempts until one passes structure, size and numbers."""
-        for _ in range(MAX_ATTEMPTS):
-            try:
-                attempt = self.attempt()
-            except PassError as error:
-                self._drop_pass(error)
-                continue
-            if self._drop_growth(attempt):
-                self.discard(attempt)
-                continue
-            if self._set_foreign_aside(attempt):
-                self.discard(attempt)
-                continue
-            verdict = self.judge(attempt)
-            if verdict.passed or self._is_asked_for(attempt, verdict):
-                return (self._with_foreign(attempt), verdict) if self._foreign else (attempt, verdict)
-            self._drop_guilty(attempt, verdict)
-            self.discard(attempt)
-        if self.options.custom:
-            raise VerifyError(f"no result passes after {MAX_ATTEMPTS} attempts", why=str(self.refused[-1]))
-        attempt = self.attempt(limit=0)
-        attempt.notes.append(f"the original is kept: no result passed in {MAX_ATTEMPTS} attempts")
-        return attempt, self.judge(attempt)
 
     def insisted(self, attempt: Attempt) -> frozenset[str]:
         """The passes that changed something and trade quality for speed, where the user insists on what they make."""
@@ -229,49 +202,6 @@ class Compilation:
             return frozenset()
         changed = {record.pass_name for record in attempt.patches}
         return frozenset(each.name for each in self.pipeline if each.lossy and each.name in changed)
-
-    def _is_asked_for(self, attempt: Attempt, verdict: Verdict) -> bool:
-        """Whether a result is outside the budget, and only by passes that the user insists on."""
-        asked = self.insisted(attempt)
-        if verdict.status != OVER_BUDGET or not asked:
-            return False
-        rest = self.attempt(off=asked)
-        try:
-            return self.judge(rest).passed
-        finally:
-            self.discard(rest)
-
-    # --- operators that only the target has
-
-    def _set_foreign_aside(self, attempt: Attempt) -> bool:
-        """Whether rules were found that write operators which nothing here can run.
-
-        They are left out while the rest is checked, and come back when it is.
-        """
-        if not self.unusable or not self._verifies or self.reference().skipped:
-            return False
-        foreign = placement.not_on_processor(attempt.model)
-        made_by = {str(node.meta.get("accelc.rule", "")) for node in foreign} - {""}
-        if not made_by or made_by <= self._foreign:
-            return False
-        self._foreign |= made_by
-        return True
-
-    def _with_foreign(self, checked: Attempt) -> Attempt:
-        """The result with the operators that were set aside."""
-        off, self._foreign = self._foreign, frozenset()
-        attempt = self.attempt()
-        if self._drop_growth(attempt):
-            self.discard(attempt)
-            return checked
-        self.discard(checked)
-        operators = Counter(node.op_type for node in placement.not_on_processor(attempt.model))
-        self.unrun = dict(operators.most_common())
-        shown = ", ".join(f"{name} {count}" for name, count in self.unrun.items())
-        attempt.notes.append(
-            f"numbers were checked without {', '.join(sorted(off))}: the processor has no kernel for {shown}"
-        )
-        return attempt
 
     # --- one attempt
 
@@ -281,7 +211,7 @@ class Compilation:
         Raises PassError.
         """
         self.progress("optimizing")
-        with self._phase("passes"), ir.paused_gc():
+        with self.phase("passes"), ir.paused_gc():
             model = self.source.fresh()
             fuel = Fuel(self.options.bisect_limit if limit is None else limit)
             ctx = self._context(fuel, off)
@@ -289,7 +219,7 @@ class Compilation:
             weights = ir.initializer_bytes(model)
             self._blocks = self._blocks or blocks.tally(blocks.find_blocks(model))
             records = self.pipeline.run(model, ctx)
-        with self._phase("write"):
+        with self.phase("write"):
             file = self.candidates.write(model, changed=bool(fuel.records))
         return Attempt(model, records, fuel.records, ctx.notes, file, weights, ctx.decided)
 
@@ -297,7 +227,7 @@ class Compilation:
         options = self.options
         settings = Settings(
             options.portable,
-            frozenset(self.off) | off | self._foreign,
+            frozenset(self.off) | off | self.foreign,
             options.budget.drop,
             options.seed,
             options.shapes,
@@ -332,12 +262,13 @@ class Compilation:
     # --- numbers
 
     @property
-    def _verifies(self) -> bool:
+    def verifies(self) -> bool:
+        """Whether numbers are compared at all."""
         return self.options.verify != "off"
 
     def reference(self) -> Reference:
         """What the original computes; waits for the thread that found it out meanwhile."""
-        with self._phase("reference"):
+        with self.phase("reference"):
             return self.original.reference()
 
     def judge_of(self, patches: Sequence[PatchRecord]) -> Judge:
@@ -352,75 +283,26 @@ class Compilation:
 
     def judge(self, attempt: Attempt) -> Verdict:
         """Compare a candidate's numbers with the original's."""
-        if not self._verifies:
+        if not self.verifies:
             return Verdict("skipped", "verification is off")
         self.reference()
         if not attempt.patches and not self.source.imported.repairs and self.options.inputs is None:
             return Verdict("same", "nothing changed")
         self.progress("verifying")
-        with self._phase("verify"):
-            return self.verifier.judge(attempt.path, self.judge_of(attempt.patches), self._judging_backend(attempt))
+        with self.phase("verify"):
+            return self.verifier.judge(attempt.path, self.judge_of(attempt.patches), self.judging_backend(attempt))
 
-    def _judging_backend(self, attempt: Attempt) -> Backend | None:
+    def judging_backend(self, attempt: Attempt) -> Backend | None:
         """The target itself where the processor cannot run a result and the target can; else None."""
         if self._on_processor or self.unusable or not placement.not_on_processor(attempt.model):
             return None
         return self.backend
-
-    # --- what is switched off, and why
 
     def refuse(self, kind: str, name: str, gate: str, reason: str) -> None:
         """Switch a rule or pass off and remember why."""
         self.off.add(name)
         self.refused.append(Refusal(kind, name, gate, reason))
         self.progress(str(self.refused[-1]))
-
-    def _drop_pass(self, error: PassError) -> None:
-        name = error.where.removeprefix("pass ").partition(" ")[0]
-        self._reproduce(error)
-        if self.options.custom or not error.where.startswith("pass ") or name in self.off:
-            raise error
-        self.refuse("pass", name, "numbers" if isinstance(error, NumbersError) else "structure", error.what)
-
-    def _drop_growth(self, attempt: Attempt) -> bool:
-        """Whether the file grew and the pass that made it grow was switched off."""
-        excess = attempt.bytes - self.source.file_bytes
-        if not attempt.patches or excess <= 0:
-            return False
-        name = grower(attempt.records, attempt.weights)
-        if self.options.custom and name in {each.name for each in self.pipeline}:
-            attempt.notes.append(
-                f"the result is {excess} bytes larger than the original, by {name}, which was asked for"
-            )
-            return False
-        self.refuse("pass", name, "size", f"the file would grow by {excess} bytes")
-        return True
-
-    def _drop_guilty(self, attempt: Attempt, verdict: Verdict) -> None:
-        if not attempt.patches:
-            raise VerifyError("the model changes its results by being read and written", why=verdict.reason)
-        with self._phase("bisect"):
-            guilty = find_guilty(len(attempt.patches), self._is_good)
-        record = attempt.patches[guilty - 1]
-        reason = f"{record}: {verdict.reason}"
-        self._reproduce(VerifyError(verdict.reason, where=str(record)), guilty)
-        if record.rule not in self.off and record.rule != record.pass_name:
-            self.refuse("rule", record.rule, "numbers", reason)
-        elif record.pass_name not in self.off:
-            self.refuse("pass", record.pass_name, "numbers", reason)
-        else:
-            raise VerifyError("the result differs from the original", why=reason)
-
-    def _is_good(self, limit: int) -> bool:
-        self.progress(f"bisecting at change {limit}")
-        try:
-            attempt = self.attempt(limit)
-        except PassError:
-            return False
-        on = self._judging_backend(attempt)
-        passed = self.verifier.judge(attempt.path, self.judge_of(attempt.patches), on).passed
-        self.discard(attempt)
-        return passed
 
     # --- the end
 
@@ -475,16 +357,11 @@ class Compilation:
         runtime = self.judging.version or self.runner.version
         return {**{name: version(name) for name in names}, "onnxruntime": runtime, "python": platform.python_version()}
 
-    def _reproduce(self, error: AccelcError, limit: int | None = None) -> None:
-        if self.options.reproducer is not None:
-            from accelc.reproducer import write_reproducer
-
-            write_reproducer(self.options.reproducer, self.source, self.pipeline, self.options, self.off, limit, error)
-
     # --- clocks
 
     @contextmanager
-    def _phase(self, name: str) -> Iterator[Any]:
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time that the context lasts."""
         started = time.perf_counter()
         try:
             yield

@@ -149,6 +149,8 @@ def _on_the_grid(method: Pass, text: str, wanted: dict[str, Any]) -> Pass:
         grid["symmetric"] = wanted.get("symmetric", True)
     elif method.name == "gptq" and wanted.get("scheme", "auto") != "auto":
         raise UsageError("gptq rounds weights that are stored alone", hint="choose --scheme weights, or adaround")
+    if "keep" in wanted:
+        grid["keep"] = wanted["keep"]
     known = {each.name for each in dataclasses.fields(method)}
     said = set(re.findall(r"(\w+)\s*=", text))
     if said & {"block", "block_size"}:

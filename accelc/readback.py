@@ -173,7 +173,8 @@ class _Facts:
 
     def _missing(self, node: onnx.NodeProto, made: list[str]) -> str:
         """What is not quantized."""
-        data = node.input[1:] if node.op_type == "Where" else node.input[:2]
+        first, end = {"Where": (1, 3), "Concat": (0, None)}.get(node.op_type, (0, 2))
+        data = node.input[first:end]
         if any(self._dequantized(name) is None for name in data):
             return "one of its inputs is not quantized"
         return "its result is not quantized" if node.op_type != "MatMul" and not made else ""

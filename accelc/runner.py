@@ -221,7 +221,7 @@ class Runner:
         """
         self._revive(session)
         found: dict[str, tuple[tuple[int, ...], str]] = self._ask(
-            "observe", timeout, session.key, _encode(feeds), {name: dict(each) for name, each in wanted.items()}, sample
+            "observe", timeout, session.key, _encode(feeds), dict(wanted), sample
         )
         return found
 

@@ -40,5 +40,5 @@ def write_text(path: Path, text: str, what: str) -> None:
 
 def check_writable(path: Path, what: str) -> None:
     """Raise UsageError when a file of this name surely cannot be written."""
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(f"{what} cannot be written", where=str(path), hint="name a file in a folder that exists")

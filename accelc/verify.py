@@ -256,12 +256,8 @@ class Verifier:
             raise UsageError("the original does not run on this data", where=where, why=why) from failure
         given, made = _not_finite(feed.values), _not_finite(outputs)
         if given and made:
-            raise UsageError(
-                f"input {given} holds NaN or Inf",
-                where=feed.description,
-                why=f"the original's output {made} is not finite either",
-                hint="leave such samples out",
-            )
+            why, hint = f"the original's output {made} is not finite either", "leave such samples out"
+            raise UsageError(f"input {given} holds NaN or Inf", where=feed.description, why=why, hint=hint)
         return outputs
 
     def _make_hints(self, proto: onnx.ModelProto) -> Hints:

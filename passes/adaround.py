@@ -13,7 +13,7 @@ from accelc.pass_base import Pass, PassResult
 
 from .quantization.linear import Linear, find_linear
 from .quantization.observed import Moments, moments
-from .quantization.quality import check_grid, grid_of, is_on, layer_details, relative
+from .quantization.quality import check_grid, elsewhere, grid_of, is_on, layer_details, relative, without_kept
 from .quantization.rounding import output_error, round_for_output
 from .quantization.snap import Grid
 
@@ -28,6 +28,7 @@ class AdaRound(Pass):
     bits: of the grid, 2 to 8; by default those of int8 on the target. per_channel: a step for each output channel.
     block: instead a step for so many weights of a channel, as in weight-only layers; convolutions are then left alone.
     iterations: how often each weight is looked at, at most. bias: let biases take up the mean of what is left.
+    keep: names of nodes to leave alone, as patterns with * separated by |.
     """
 
     name = "adaround"
@@ -39,6 +40,7 @@ class AdaRound(Pass):
     block: int = 0
     iterations: int = 8
     bias: bool = True
+    keep: str = ""
 
     def __post_init__(self) -> None:
         check_grid(self.bits, self.block, self.per_channel)
@@ -46,9 +48,12 @@ class AdaRound(Pass):
             raise ValueError(f"iterations={self.iterations} must be at least 1")
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
+        if elsewhere(ctx):
+            return PassResult(skipped=elsewhere(ctx))
         if ctx.calibration is None:
             return PassResult(skipped="it needs calibration data (--calibration)")
         linears, refused = find_linear(model)
+        linears = without_kept(linears, self.keep, refused)
         if self.block:
             refused |= {each.path: "a convolution has no blocks" for each in linears if each.is_conv}
             linears = [each for each in linears if not each.is_conv]

@@ -14,7 +14,7 @@ from accelc.pass_base import Pass, PassResult
 from .quantization.linear import Linear, find_linear
 from .quantization.numbers import Floats
 from .quantization.observed import means, output_mean
-from .quantization.quality import check_grid, grid_of, stored
+from .quantization.quality import check_grid, elsewhere, grid_of, stored, without_kept
 from .quantization.snap import Grid
 
 _SAME = 1e-6
@@ -29,7 +29,8 @@ class BiasCorrect(Pass):
     without a bias gets one where its operator has a place for it. Weights that lie on the grid already lose nothing.
 
     bits, per_channel: how `quantize` is going to round; by default as for int8 on the target. block: in weight-only
-    blocks of so many weights of a channel. After Nagel et al. 2019.
+    blocks of so many weights of a channel. keep: names of nodes to leave alone, as patterns with * separated by |.
+    After Nagel et al. 2019.
     """
 
     name = "bias-correct"
@@ -39,14 +40,18 @@ class BiasCorrect(Pass):
     bits: int | None = None
     per_channel: bool = True
     block: int = 0
+    keep: str = ""
 
     def __post_init__(self) -> None:
         check_grid(self.bits, self.block, self.per_channel)
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
+        if elsewhere(ctx):
+            return PassResult(skipped=elsewhere(ctx))
         if ctx.calibration is None:
             return PassResult(skipped="it needs calibration data (--calibration)")
         linears, refused = find_linear(model)
+        linears = without_kept(linears, self.keep, refused)
         refused |= {each.path: "it has no place for a bias" for each in linears if each.bias_at is None}
         linears = [each for each in linears if each.bias_at is not None]
         details: dict[str, Any] = {"refused": refused}

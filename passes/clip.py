@@ -14,7 +14,7 @@ from accelc.pass_base import Pass, PassResult
 from .quantization.linear import Linear, find_linear
 from .quantization.numbers import Floats
 from .quantization.observed import moments
-from .quantization.quality import check_grid, grid_of, is_on, layer_details, relative
+from .quantization.quality import check_grid, elsewhere, grid_of, is_on, layer_details, relative, without_kept
 from .quantization.rounding import better, importance, output_error
 from .quantization.snap import Grid
 
@@ -32,7 +32,8 @@ class Clip(Pass):
 
     method: mse, the range with the least squared error; percentile, the range that holds `percentile` % of the weights.
     bits: of the grid, 2 to 8; by default those of int8 on the target. per_channel: a range for each output channel.
-    block: instead one for so many weights of a channel.
+    block: instead one for so many weights of a channel. keep: names of nodes to leave alone, as patterns with *
+    separated by |.
     """
 
     name = "clip"
@@ -44,6 +45,7 @@ class Clip(Pass):
     bits: int | None = None
     per_channel: bool = True
     block: int = 0
+    keep: str = ""
 
     def __post_init__(self) -> None:
         check_grid(self.bits, self.block, self.per_channel)
@@ -53,7 +55,10 @@ class Clip(Pass):
             raise ValueError(f"percentile={self.percentile:g} must be above 50 and at most 100")
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
+        if elsewhere(ctx):
+            return PassResult(skipped=elsewhere(ctx))
         linears, refused = find_linear(model)
+        linears = without_kept(linears, self.keep, refused)
         details: dict[str, Any] = {"refused": refused}
         if not linears:
             return PassResult(skipped="no Conv, Gemm or MatMul with constant float weights", details=details)

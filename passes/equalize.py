@@ -18,6 +18,7 @@ from .quantization.balance import balance, unevenness
 from .quantization.channels import Group, clip_bounds, find_groups, reasons
 from .quantization.linear import find_linear
 from .quantization.numbers import Floats
+from .quantization.quality import elsewhere
 
 _LEAST = 1.1
 """How far apart a group's factors must be for it to be worth a change."""
@@ -40,6 +41,8 @@ class Equalize(Pass):
     relu6: bool = False
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
+        if elsewhere(ctx):
+            return PassResult(skipped=elsewhere(ctx))
         linears, refused = find_linear(model)
         found = find_groups(linears, clips=self.relu6)
         details: dict[str, Any] = {"refused": {**refused, **reasons(found)}}

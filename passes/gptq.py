@@ -17,6 +17,7 @@ from accelc.pass_base import Pass, PassResult
 from .quantization.gptq_numbers import Grid, column_errors, gptq
 from .quantization.layers import Layer, find_layers
 from .quantization.linear import set_const
+from .quantization.quality import elsewhere, kept
 from .quantization.weights_numbers import BLOCK_SIZES, BlockScheme
 
 _GRAM_BYTES = 256_000_000
@@ -33,7 +34,7 @@ class Gptq(Pass):
 
     bits, block_size, symmetric: of the grid; by default blocks of 32 in 4 bits, of 128 in 8. damping: share of the mean
     squared input that is added to all of them. order: weights of the largest inputs first. clip: search each block's
-    range for the least squared error.
+    range for the least squared error. keep: names of nodes to leave alone, as patterns with * separated by |.
     """
 
     name = "gptq"
@@ -46,6 +47,7 @@ class Gptq(Pass):
     damping: float = 0.01
     order: bool = True
     clip: bool = False
+    keep: str = ""
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
@@ -59,6 +61,8 @@ class Gptq(Pass):
         return BlockScheme(self.bits, size, self.symmetric, clip=self.clip)
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
+        if elsewhere(ctx):
+            return PassResult(skipped=elsewhere(ctx))
         if ctx.calibration is None:
             return PassResult(skipped="it needs calibration data (--calibration)")
         found = find_layers(model, embeddings=True, portable=False)
@@ -68,7 +72,7 @@ class Gptq(Pass):
             if found.tables(unit):
                 continue
             shared = [found.layers[index] for index in unit]
-            reason = _refusal(shared, model)
+            reason = _refusal(shared, model) or next(filter(None, (kept(each.path, self.keep) for each in shared)), "")
             if reason:
                 refused.update({layer.path: reason for layer in shared if not layer.is_gather})
             else:

@@ -22,7 +22,8 @@ from .quantization.prepare import Prepared, Wishes, prepare
 from .quantization.search import Outcome, Search
 from .quantization.telling import METADATA, details, notes, record
 from .quantization.trial import Trial
-from .quantization.weights import raise_opset
+from .quantization.weights import Blocked, raise_opset
+from .quantization.weights_gptq import round_by_data
 from .quantization.weights_numbers import check_block_size
 
 __all__ = ["METADATA", "Quantize"]
@@ -147,7 +148,11 @@ class Quantize(Pass):
             return PassResult(skipped=outcome.skipped, notes=(*ready.notes, *outcome.notes), details=told)
         for form in {form for _, form in outcome.plan.forms} & {*BLOCK_FORMS}:
             raise_opset(model, ctx, parts.schemes.blocks(form))
+        before = model.graph.opset_imports.get("", 0)
         done = parts.apply(model, outcome.plan, ctx.spend)
+        after = model.graph.opset_imports.get("", 0)
+        if after > before:
+            ctx.note(f"opset raised from {before} to {after} for {parts.schemes.text('static')}")
         told = details(ready, outcome, gains, done, found.curve)
         if not done.changes:
             return PassResult(skipped="out of fuel", details=told)
@@ -159,12 +164,19 @@ class Quantize(Pass):
         seconds = self.budget or ctx.settings.search_time or _SECONDS
         can_win = preflight(bench.parts.model, ctx.target)
         ctx.progress(f"quantize: {can_win}")
+        rounded: Blocked = {}
+        if "weight4" in ready.forms:
+            rounded = round_by_data(ctx, gains, seconds, all_rows=not measure)
+            bench.parts.blocks["weight4"] = dict(rounded)
         outcome = Search(bench, gains, ready.forms, self.islands, measure, seconds, ready.ranges).run()
         if any(form == "static" for _, form in outcome.plan.forms):
             outcome = replace(outcome, notes=(*outcome.notes, bench.read_back(outcome.plan)))
         outcome = replace(outcome, notes=(*outcome.notes, str(can_win)))
+        improved = {index for index, _ in rounded} & {*bench.parts.layers(outcome.plan, "weight4")}
+        if improved:
+            outcome = replace(outcome, notes=(*outcome.notes, f"weights of {len(improved)} layers rounded by GPTQ"))
         divisors = {i: bench.parts.divisors[i] for i in outcome.plan.smooth}
-        return Found(outcome, bench.curve.details(outcome.plan), gains.rows, gains.asked, divisors)
+        return Found(outcome, bench.curve.details(outcome.plan), gains.rows, gains.asked, divisors, rounded)
 
 
 @dataclass(frozen=True)
@@ -176,10 +188,12 @@ class Found:
     rows: dict[int, int]
     asked: list[Asked]
     divisors: dict[int, Floats]
+    rounded: Blocked
 
     def restore(self, gains: Gains) -> None:
         """Let an attempt that did not search know what it would."""
         gains.parts.divisors.update(self.divisors)
+        gains.parts.blocks.setdefault("weight4", {}).update(self.rounded)
         if gains.asked is not self.asked:
             gains.rows = self.rows
             gains.ask_again(self.asked)

@@ -17,6 +17,7 @@ from .quantization.linear import Linear, find_linear
 from .quantization.migrate_into import Migration
 from .quantization.migration import ALPHAS, SHARES, Product, capped, cautious, divisors
 from .quantization.numbers import Floats
+from .quantization.quality import elsewhere
 from .quantization.trial import Trial
 
 _ROWS = 192
@@ -25,6 +26,8 @@ _MOST_COLUMNS = 1024
 _FREE_GAIN, _PAID_GAIN = 0.95, 0.8
 """What the error must fall to, for a change of constants and for one more operator."""
 _PROBED_AT_ONCE = 16
+_LARGEST = 1e18
+"""Beyond it squares overflow."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Smooth(Pass):
             raise ValueError(f"alpha={self.alpha:g} must be auto or a number from 0 to 1")
 
     def run(self, model: ir.Model, ctx: Context) -> PassResult:
+        if elsewhere(ctx):
+            return PassResult(skipped=elsewhere(ctx))
         linears, refused = find_linear(model)
         products = [each for each in linears if not each.is_conv and each.a.name]
         groups: dict[ir.Value, list[Linear]] = {}
@@ -81,7 +86,7 @@ class Smooth(Pass):
         done: list[dict[str, Any]] = []
         for value, group in groups.items():
             if value not in seen:
-                refused[group[0].path] = "nothing finite was seen of its input"
+                refused[group[0].path] = "nothing finite of a usual size was seen of its input"
                 continue
             entry = self._smooth(value, group, seen[value], migration, ctx)
             if entry is None:
@@ -168,7 +173,8 @@ def _calibrated(model: ir.Model, ctx: Context, groups: Mapping[ir.Value, Sequenc
         if seen is None or seen.rows is None or seen.channel_low is None or seen.channel_high is None:
             continue
         low, high, rows = (each.astype(np.float32) for each in (seen.channel_low, seen.channel_high, seen.rows))
-        found[value] = _Seen(rows, low, high, few=False)
+        if max(np.abs(low).max(), np.abs(high).max()) < _LARGEST:
+            found[value] = _Seen(rows, low, high, few=False)
     return found
 
 
@@ -182,7 +188,7 @@ def _sampled(model: ir.Model, ctx: Context, values: Sequence[ir.Value]) -> dict[
         part = values[start : start + _PROBED_AT_ONCE]
         for place, a in trial.probe(part, trial.feeds[0], shapes=False).items():
             rows = a.reshape(-1, a.shape[-1]).astype(np.float32)
-            if rows.size and np.isfinite(rows).all():
+            if rows.size and np.abs(rows).max() < _LARGEST:
                 kept = rows[:: max(1, len(rows) // _ROWS)]
                 found[part[place]] = _Seen(kept, rows.min(axis=0), rows.max(axis=0), few=True)
     return found

@@ -135,7 +135,9 @@ class Collector:
     def add(self, feed: Feed, sample: int, wanted: Mapping[str, Observe] | None = None) -> None:
         """Run one feed set and add what is seen. Raises UsageError where the model does not run on it."""
         wishes = self.wanted if wanted is None else wanted
-        found = self._observe(feed, {name: self._options(wish) for name, wish in wishes.items()}, sample)
+        # Equal wishes share their options, which then travel once.
+        options = {wish: {**dataclasses.asdict(wish), "seed": self.seed} for wish in set(wishes.values())}
+        found = self._observe(feed, {name: options[wish] for name, wish in wishes.items()}, sample)
         broken = next((f"{name} holds {what} in sample {sample}" for name, (_, what) in found.items() if what), "")
         if broken:
             self._explain(broken, feed, sample)
@@ -147,9 +149,6 @@ class Collector:
     def forget(self) -> None:
         """Begin anew."""
         self.runner.forget(self._session)
-
-    def _options(self, wish: Observe) -> dict[str, Any]:
-        return {**dataclasses.asdict(wish), "seed": self.seed}
 
     def _observe(
         self, feed: Feed, options: Mapping[str, Mapping[str, Any]], sample: int
@@ -246,6 +245,9 @@ class Calibration:
             self._note(f"{what} than one that came up here")
         elif not self._fitted:
             self._fitted = True
+            for shard in known.shards:
+                if not shard.complete:
+                    self._note(f"{known.label} holds {shard}")
             for name, seen in known.seen.items():
                 self._keep(mark, name, seen.wish, statistics_of(seen))
 

@@ -15,7 +15,7 @@ MOST_BINS = 2 << HALF_BITS
 """The larger extreme lies within 2**HALF_BITS bins from zero."""
 _LEAST_EXPONENT = -114
 _BLOCK = 1 << 15
-WAITING = 1 << 16
+WAITING = 1 << 17
 """Elements that a Tally counts at once."""
 
 Counts = NDArray[np.int64]

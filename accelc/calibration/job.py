@@ -132,7 +132,9 @@ class Job:
         state = State.load(self.file)
         self._version = _version(self.file)
         if state.fingerprint != mark:
-            raise UsageError("was made for another graph", where=str(self.file), why=f"of {state.model}", hint=_OTHER_FILE)
+            raise UsageError(
+                "was made for another graph", where=str(self.file), why=f"of {state.model}", hint=_OTHER_FILE
+            )
         shard, *more = state.shards or [Shard("")]
         if more or (shard.source, shard.index, shard.of) != (self.data.where, index, of):
             raise UsageError("holds ranges of other data", where=str(self.file), why=str(shard), hint=_OTHER_FILE)
@@ -158,7 +160,7 @@ def _version(file: Path) -> tuple[int, int] | None:
     """What tells whether a file was written again; None where there is none."""
     try:
         found = file.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
 

@@ -255,7 +255,7 @@ def working_bytes(wish: Observe, elements: int, columns: int) -> int:
     """The most that one Seen needs besides while it looks at one array."""
     total = 0
     if wish.histogram:
-        total += 4 * 8 * MOST_BINS
+        total += 4 * 8 * MOST_BINS + 16 * WAITING
     if wish.gram:
         total += 8 * columns * columns
     return total

@@ -217,15 +217,15 @@ def _failures(folder: str | None) -> frozenset[Path]:
 
 
 def _show(result: Result, options: dict[str, Any], timer: Timer, failures: frozenset[Path]) -> None:
-    from accelc.cli import render
+    from accelc.cli import render, timing
 
     out = console()
     if not options["quiet"] and options["report"] != "-":
         render.report(out, result.report, verbose=options["verbose"], reproducers=sorted(map(str, failures)))
     if options["time_passes"]:
-        render.times(out, timer.root, result.report.seconds)
+        timing.times(out, timer.root, result.report.seconds)
     if options["rule_stats"]:
-        render.rule_stats(out, result.report)
+        timing.rule_stats(out, result.report)
 
 
 def _summarize(results: Sequence[Result]) -> None:

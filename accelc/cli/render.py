@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 from accelc.cli.common import printable
 from accelc.measure import TOLERANCE
@@ -19,14 +18,13 @@ from accelc.measure import TOLERANCE
 if TYPE_CHECKING:
     from accelc.blocks import BlockCount
     from accelc.decision_store import Decision
-    from accelc.instrument import Span
     from accelc.metrics import Score
     from accelc.placement import Placement
     from accelc.report import Report
     from accelc.verify import Verdict
 
 _PLAIN_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-_GOOD, _BAD, _CAUTION, _QUIET = "green", "red", "yellow", "dim"
+_GOOD, _BAD, _CAUTION, QUIET = "green", "red", "yellow", "dim"
 
 
 def is_unicode(console: Console) -> bool:
@@ -41,7 +39,7 @@ def table(console: Console, *columns: str, numbers: Iterable[int] = ()) -> Table
         show_edge=False,
         pad_edge=False,
         header_style="bold",
-        border_style=_QUIET,
+        border_style=QUIET,
         safe_box=False,
     )
     for index, name in enumerate(columns):
@@ -53,7 +51,7 @@ def table(console: Console, *columns: str, numbers: Iterable[int] = ()) -> Table
 def facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
     """Labels with what there is to say about them; a repeated label is printed once."""
     made = Table.grid(padding=(0, 2), pad_edge=False)
-    made.add_column(style=_QUIET, no_wrap=True)
+    made.add_column(style=QUIET, no_wrap=True)
     made.add_column(overflow="fold")
     last = ""
     for label, value in rows:
@@ -96,7 +94,7 @@ def seconds(number: float) -> str:
 def change(before: float, after: float) -> Text:
     """The relative change; less is good."""
     if before == after:
-        return Text("-", style=_QUIET)
+        return Text("-", style=QUIET)
     if not before:
         return Text(f"+{after:,}", style=_BAD)
     share = 100 * (after - before) / before
@@ -114,7 +112,7 @@ def report(console: Console, found: Report, *, verbose: bool = False, reproducer
     console.print()
     console.print(text(found.source, "bold"), Text(f" {what} on {target}"), soft_wrap=True, sep="")
     if verbose and features:
-        console.print(text(features.rstrip(")"), _QUIET))
+        console.print(text(features.rstrip(")"), QUIET))
     console.print()
     console.print(_sizes(console, found))
     console.print()
@@ -150,7 +148,7 @@ def _sizes(console: Console, found: Report) -> Table:
         made.add_row(name, f"{old:,}", f"{new:,}", change(old, new))
     made.add_row("file size", size(before.bytes), size(after.bytes), change(before.bytes, after.bytes))
     if before.opset != after.opset:
-        made.add_row("opset", str(before.opset), str(after.opset), Text("-", style=_QUIET))
+        made.add_row("opset", str(before.opset), str(after.opset), Text("-", style=QUIET))
     if found.latency is not None:
         timed = found.latency
         style = {"faster": _GOOD, "slower": _BAD}.get(timed.verdict, "")
@@ -191,10 +189,10 @@ def _passes(console: Console, found: Report, verbose: bool) -> Table:
     made = table(console, "pass", "changes", "nodes", "time", "by rule", numbers=(1, 2, 3))
     for name, share in _by_pass(found).items():
         if share.changes or verbose:
-            nodes = Text(f"{share.nodes:+d}" if share.nodes else "-", style=_GOOD if share.nodes < 0 else _QUIET)
+            nodes = Text(f"{share.nodes:+d}" if share.nodes else "-", style=_GOOD if share.nodes < 0 else QUIET)
             rules = ", ".join(f"{rule} {fired}" for rule, fired in share.rules.most_common())
             made.add_row(
-                text(name), str(share.changes or "-"), nodes, seconds(share.seconds), text(_listed(rules, 3), _QUIET)
+                text(name), str(share.changes or "-"), nodes, seconds(share.seconds), text(_listed(rules, 3), QUIET)
             )
     return made
 
@@ -209,13 +207,13 @@ def _decisions(console: Console, measured: Sequence[Decision], verbose: bool) ->
     for each in shown:
         made.add_row(
             text(each.rule),
-            text(each.case, _QUIET),
+            text(each.case, QUIET),
             text(each.choice),
-            text(each.evidence, _GOOD if each.choice == each.alternative else _QUIET),
+            text(each.evidence, _GOOD if each.choice == each.alternative else QUIET),
             str(each.places),
         )
     if len(shown) < len(measured):
-        made.add_row(text(f"{len(measured) - len(shown)} more", _QUIET), "", "", text("-v shows all", _QUIET), "")
+        made.add_row(text(f"{len(measured) - len(shown)} more", QUIET), "", "", text("-v shows all", QUIET), "")
     return made
 
 
@@ -288,7 +286,7 @@ def _checks(found: Report) -> list[tuple[str, str | Text]]:
         words = {"faster": "faster", "slower": "slower", "same": f"no difference beyond {100 * TOLERANCE:.0f} %"}
         shown = f"{timed.ratio:.3f} times as fast, 95 % interval {timed.low:.3f} to {timed.high:.3f}: "
         rows.append(("latency", Text(shown + words[timed.verdict], style=_GOOD if timed.verdict == "faster" else "")))
-        rows.append(("latency", Text(f"medians of {timed.rounds} interleaved rounds", style=_QUIET)))
+        rows.append(("latency", Text(f"medians of {timed.rounds} interleaved rounds", style=QUIET)))
     if found.latency_note and (found.patches or found.latency is not None):
         rows.append(("latency", found.latency_note.removeprefix("latency was ")))
     return rows
@@ -303,7 +301,7 @@ def placement(found: Placement) -> list[Text]:
     for stray in found.strays[:_STRAYS_SHOWN]:
         lines.append(text(f"{stray.node} ({stray.operator}): {stray.reason}"))
     more = len(found.strays) - _STRAYS_SHOWN
-    return [*lines, Text(f"and {more} more", style=_QUIET)] if more > 0 else lines
+    return [*lines, Text(f"and {more} more", style=QUIET)] if more > 0 else lines
 
 
 def summary(console: Console, reports: Sequence[Report]) -> None:
@@ -385,57 +383,3 @@ def _remarks(found: Report) -> list[tuple[str, str | Text]]:
 def _time(found: Report) -> str:
     phases = sorted(found.seconds.items(), key=lambda each: -each[1])[:4]
     return f"{seconds(sum(found.seconds.values()))} ({', '.join(f'{name} {seconds(spent)}' for name, spent in phases)})"
-
-
-# --- instruments -----------------------------------------------------------------------------------------------------
-
-
-def times(console: Console, root: Span, phases: Mapping[str, float]) -> None:
-    """--time-passes: the phases, and inside them the passes as the pipeline nests them."""
-    tree = Tree(Text("time", style="bold"), guide_style=_QUIET)
-    for name, spent in phases.items():
-        branch = tree.add(_timed(name, spent))
-        if name == "passes":
-            _add_spans(branch, root)
-    console.print(tree)
-    console.print()
-
-
-def _timed(name: str, spent: float, runs: int = 1) -> Text:
-    shown = Text.assemble(printable(name), "  ", (f"{1000 * spent:,.1f} ms", "bold"))
-    return shown.append(f"  {runs} runs", style=_QUIET) if runs > 1 else shown
-
-
-def _add_spans(branch: Tree, span: Span) -> None:
-    for child in sorted(span.children.values(), key=lambda each: -each.seconds):
-        _add_spans(branch.add(_timed(child.name, child.seconds, child.runs)), child)
-
-
-def rule_stats(console: Console, found: Report) -> None:
-    """--rule-stats: every rule that was tried, those that fired first."""
-    tried: Counter[tuple[str, str]] = Counter()
-    fired: Counter[tuple[str, str]] = Counter()
-    spent: Counter[tuple[str, str]] = Counter()
-    for record in found.passes:
-        for each in record.rules:
-            key = (each.rule, each.source)
-            tried[key] += each.tried
-            fired[key] += each.fired
-            spent[key] += int(each.seconds * 1e9)
-    made = table(console, "rule", "fired", "tried", "ms", "where", numbers=(1, 2, 3))
-    for key in sorted(tried, key=lambda each: (-fired[each], -tried[each], each)):
-        if tried[key]:
-            style = "" if fired[key] else _QUIET
-            made.add_row(
-                text(key[0], style),
-                f"{fired[key]:,}",
-                f"{tried[key]:,}",
-                f"{spent[key] / 1e6:.1f}",
-                text(key[1], style),
-            )
-    console.print(made)
-    idle = sum(1 for key in tried if not tried[key])
-    tries, nodes = sum(tried.values()), max(found.before.nodes, 1)
-    rate = f"{tries / nodes:.2f} tries and {sum(spent.values()) / 1e3 / nodes:.1f} µs for each of the {nodes:,} nodes"
-    console.print(Text(f"{tries:,} tries, {sum(fired.values()):,} fired: {rate}", style=_QUIET))
-    console.print(Text(f"{idle} more rules can match nowhere and were never tried", style=_QUIET) if idle else "")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import re
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,11 @@ from accelc.data.specs import InputSpec
 from accelc.errors import UsageError
 
 _WHOLE_BYTES = 32_000_000
-"""Larger arrays that are stored as they are are read row by row; smaller ones as a whole, with their check sum."""
-_BROKEN = (OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, MemoryError)
+"""Larger arrays are read row by row; smaller ones as a whole, with their check sum."""
+_SKIPPED_BYTES = 1 << 20
+_BROKEN = (
+    OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, ValueError, RuntimeError, MemoryError,
+)  # fmt: skip
 _PLAIN = "save plain arrays with numpy.savez(file, NAME=array); text as a str array, not as objects"
 
 
@@ -49,26 +53,77 @@ class Header(NamedTuple):
     start: int = -1
 
 
-class Rows:
+class Rows(ABC):
     """A large array in a file: what is asked for along its leading axis is read, and nothing kept."""
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path, self.header, self.dtype = path, header, header.dtype
 
     def __getitem__(self, place: int | slice) -> Array:
+        """Raises UsageError when the file cannot be read, or has become shorter."""
         count, *rest = self.header.shape
         start, stop, _ = place.indices(count) if isinstance(place, slice) else (place, place + 1, 1)
         width = math.prod(rest)
-        offset = self.header.start + start * width * self.dtype.itemsize
-        flat = np.fromfile(self.path, self.dtype, (stop - start) * width, offset=offset)
+        try:
+            flat = self._elements(start * width, (stop - start) * width)
+        except _BROKEN as error:
+            raise UsageError("cannot be read", where=str(self.path), why=str(error)) from error
+        if flat.size != (stop - start) * width:
+            why = f"its header promises shape {'x'.join(map(str, self.header.shape))}"
+            raise UsageError("the file ends too early", where=str(self.path), why=why)
         rows = flat.reshape(stop - start, *rest)
         return rows if isinstance(place, slice) else rows[0]
+
+    @abstractmethod
+    def _elements(self, first: int, count: int) -> Array:
+        """So many elements from number `first` on; fewer where the file ends."""
 
     @staticmethod
     def fit(header: Header) -> bool:
         """Whether an array is large enough, and its rows lie one after the other."""
-        plain = header.start >= 0 and bool(header.shape) and not header.fortran
+        plain = bool(header.shape) and not header.fortran
         return plain and math.prod(header.shape) * header.dtype.itemsize > _WHOLE_BYTES
+
+
+class StoredRows(Rows):
+    """An array whose elements are stored as they are."""
+
+    def _elements(self, first: int, count: int) -> Array:
+        offset = self.header.start + first * self.dtype.itemsize
+        return np.fromfile(self.path, self.dtype, count, offset=offset)
+
+
+class PackedRows(Rows):
+    """A compressed array of a `.npz` file. Rows that are asked for in order are unpacked once; going back starts anew.
+
+    member: its name in the file.
+    """
+
+    def __init__(self, path: Path, header: Header, member: str) -> None:
+        super().__init__(path, header)
+        self.member = member
+        self._stream: IO[bytes] | None = None
+        self._next = 0
+
+    def _elements(self, first: int, count: int) -> Array:
+        if self._stream is None or first < self._next:
+            self._stream = self._opened()
+            self._next = 0
+        self._skip((first - self._next) * self.dtype.itemsize)
+        found = np.frombuffer(self._stream.read(count * self.dtype.itemsize), self.dtype)
+        self._next = first + count
+        return found
+
+    def _opened(self) -> IO[bytes]:
+        with zipfile.ZipFile(self.path) as archive:
+            stream = archive.open(self.member)  # holds the file open by itself
+        _read_header(stream)
+        return stream
+
+    def _skip(self, size: int) -> None:
+        assert self._stream is not None
+        while size > 0 and (found := self._stream.read(min(size, _SKIPPED_BYTES))):
+            size -= len(found)
 
 
 class Part(ABC):
@@ -117,8 +172,9 @@ class NpzPart(Part):
         return found._replace(start=info.header_offset + 30 + skipped + size)
 
     def load(self, name: str) -> Array | Rows:
-        if Rows.fit(self.headers[name]):
-            return Rows(self.path, self.headers[name])
+        header = self.headers[name]
+        if Rows.fit(header):
+            return StoredRows(self.path, header) if header.start >= 0 else PackedRows(self.path, header, f"{name}.npy")
         try:
             with np.load(self.path, allow_pickle=False) as content:
                 return np.asarray(content[name])
@@ -146,7 +202,7 @@ class NpyPart(Part):
     def load(self, name: str) -> Array | Rows:
         file = self.files[name]
         if Rows.fit(self.headers[name]):
-            return Rows(file, self.headers[name])
+            return StoredRows(file, self.headers[name])
         try:
             return np.asarray(np.load(file, allow_pickle=False))
         except _BROKEN as error:

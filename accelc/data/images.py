@@ -70,6 +70,8 @@ class ImageSource(Source):
         steps, image_module = self.steps, self.pillow
         try:
             with image_module.open(file) as opened:
+                if opened.mode == "F" or opened.mode.startswith("I"):
+                    raise ValueError(f"it holds more than 8 bits a channel (mode {opened.mode})")
                 image = opened.convert("L" if steps.channels == "gray" else "RGB")
         except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
             raise UsageError("cannot be read as an image", where=str(file), why=str(error)) from error
@@ -175,7 +177,7 @@ def _listed_labels(listing: Path, path: Path, files: Sequence[Path]) -> Array:
 def _read_list(listing: Path) -> Mapping[str, int]:
     found: dict[str, int] = {}
     try:
-        with listing.open(encoding="utf-8", newline="") as stream:
+        with listing.open(encoding="utf-8-sig", newline="") as stream:
             rows = [row for row in csv.reader(stream) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError("cannot be read", where=str(listing), why=str(error)) from error

@@ -16,6 +16,7 @@ from accelc.errors import UsageError
 
 _ROWS = 256
 """Read at once."""
+_FILL = "fill it or leave the row out"
 
 
 class TableSource(Source):
@@ -91,19 +92,21 @@ def _element(column: Any, row: int, where: str, name: str) -> Array:
     value = column[row]
     lengths: list[int] = []
     if not value.is_valid:
-        raise UsageError(f"column {name} has no value", where=where, hint="fill it or leave the row out")
+        raise UsageError(f"column {name} has no value", where=where, hint=_FILL)
     if not hasattr(value, "values"):
         return np.asarray(value.as_py())
     flat = value.values
     lengths.append(len(flat))
     while hasattr(flat, "flatten") and hasattr(flat, "value_lengths"):
         inner = set(flat.value_lengths().to_pylist())
+        if None in inner:
+            raise UsageError(f"column {name} has no value", where=where, hint=_FILL)
         if len(inner) > 1:
             raise UsageError(f"column {name} holds lists of different lengths", where=where)
         lengths.append(inner.pop() if inner else 0)
         flat = flat.flatten()
     if flat.null_count:
-        raise UsageError(f"column {name} has no value", where=where, hint="fill it or leave the row out")
+        raise UsageError(f"column {name} has no value", where=where, hint=_FILL)
     return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(lengths)
 
 

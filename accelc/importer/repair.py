@@ -22,6 +22,9 @@ _IR_OF_TYPE: dict[int, int] = {
 }
 """The IR version that brought a type; older types are in all."""
 
+_ANY = "?"
+"""What exporters write for every size they do not know; two of them are not one size, as two equal names would be."""
+
 
 def settle_ir_version(scan: Scan) -> list[str]:
     """Raise the IR version where the model needs it. Below IR 4, initializers are constants even if listed as inputs.
@@ -144,7 +147,7 @@ def settle_text(scan: Scan) -> list[str]:
 
 
 def settle_values(scan: Scan) -> list[str]:
-    """Check the declared types of inputs and outputs; sizes below 0 become unknown; nameless initializers go.
+    """Check the declared types of inputs and outputs; sizes below 0 and "?" become unknown; nameless initializers go.
 
     Raises: ModelError for an input without a type, and for element types that do not exist.
     """
@@ -158,7 +161,7 @@ def settle_values(scan: Scan) -> list[str]:
             unknown += _settle_type(value.type, f"input '{value.name}' of {scope.label}", required=scope.is_main)
         for value in (*scope.proto.output, *scope.proto.value_info):
             unknown += _settle_type(value.type, f"'{value.name}' of {scope.label}", required=False)
-    repairs = [f"made {unknown} negative dimension(s) unknown"] if unknown else []
+    repairs = [f"made {unknown} dimension(s) unknown that were negative or named {_ANY}"] if unknown else []
     return repairs + _drop_nameless(scan)
 
 
@@ -167,7 +170,7 @@ def _settle_type(kind: onnx.TypeProto, where: str, *, required: bool) -> int:
     if which in ("tensor_type", "sparse_tensor_type"):
         tensor = kind.tensor_type if which == "tensor_type" else kind.sparse_tensor_type
         _check_element(tensor.elem_type, where, required=required)
-        unknown = [dim for dim in tensor.shape.dim if dim.HasField("dim_value") and dim.dim_value < 0]
+        unknown = [dim for dim in tensor.shape.dim if dim.dim_value < 0 or dim.dim_param == _ANY]
         for dim in unknown:
             dim.Clear()
         return len(unknown)

@@ -39,6 +39,10 @@ class Bench:
 
     # --- quality
 
+    def knows(self, plan: Plan) -> bool:
+        """Whether a plan was judged before."""
+        return plan in self._judged
+
     def judge(self, plan: Plan, ratio: float | None = None) -> Judgement:
         """How good the outputs are. ratio: an estimate, for the curve."""
         if plan not in self._judged:

@@ -24,11 +24,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Step:
-    """A unit gives up speed for quality: another form, None for float. price: seconds lost for each error removed."""
+    """A unit gives up speed for quality: another form, None for float. price: seconds lost for each error removed.
+
+    smooth: positions of layers whose activation is smoothed instead; then there is no unit and no form.
+    """
 
     unit: int
     form: Form | None
     price: float
+    smooth: tuple[int, ...] = ()
 
 
 def frontier(choices: Iterable[Choice], unit: int) -> list[Choice]:

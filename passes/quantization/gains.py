@@ -16,6 +16,7 @@ from accelc.calibration import Observe
 from accelc.infer import infer_model
 
 from .emit import quantize_layers
+from .gains_conv import ConvCase
 from .layers import find_layers
 from .plan import BLOCK_FORMS, Form, Parts, Plan, Unit, lift
 from .static import find_static, quantize_static
@@ -41,30 +42,38 @@ _REACH = 4.0
 _OF_A_TABLE = 1e-12
 """Seconds that a byte of a table counts as, so that tables are given up when they are what costs quality."""
 
+_BORDERS = 0.8
+"""A convolution between others in integers is left in float only if it is slower than this: there its inputs and its
+results would have to be converted."""
+_HARDLY = 1e-6
+"""The share of its time that it then counts as saving."""
+
 Shape = tuple[int, int, int]
-Asked = tuple[Form, Shape, int]
-"""(form, shape, how many layers)"""
+Case = Shape | ConvCase
+Asked = tuple[Form, Case, int]
+"""(form, case, how many layers)"""
 
 
 @dataclass
 class Gains:
     """What is known of speed.
 
-    rows: of the activation of each layer, the most over the inputs that are timed. asked: the decisions asked for.
-    rest: seconds that the model takes besides its units.
+    rows: of the activation of each layer, the most over the inputs that are timed. images: shapes of the inputs of
+    convolutions, by position. asked: the decisions asked for. rest: seconds that the model takes besides its units.
     """
 
     trial: Trial
     parts: Parts
     rows: dict[int, int] = field(default_factory=dict)
+    images: dict[int, tuple[int, ...]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     rest: float = 0.0
-    _ratios: dict[tuple[Form, Shape], float | None] = field(default_factory=dict)
+    _ratios: dict[tuple[Form, Case], float | None] = field(default_factory=dict)
 
     def ask_again(self, asked: Iterable[Asked]) -> None:
         """Ask for what another attempt of the compile asked."""
-        for form, shape, layers in asked:
-            self.time_alone(form, shape, 0.0, layers)
+        for form, case, layers in asked:
+            self.time_alone(form, case, 0.0, layers)
 
     @property
     def is_large(self) -> bool:
@@ -72,23 +81,30 @@ class Gains:
         return sum(unit.bytes for unit in self.parts.units) > _MANY_BYTES
 
     def find_rows(self) -> None:
-        """Learn how many rows each product has."""
+        """Learn how many rows each product has and how large images are, unless that is known."""
+        if self.rows or self.images:
+            return
         layers = self.parts.found.layers
+        convs = [node for node in self.parts.static.nodes if node.node.op_type == "Conv" and node.weight is not None]
+        values = [layer.a for layer in layers] + [conv.reads[0] for conv in convs if conv.reads]
         for feed in self.trial.timed:
-            shapes = self.trial.probe([layer.a for layer in layers], feed, shapes=True)
-            for index, shape in shapes.items():
-                if not layers[index].is_gather:
-                    self.rows[index] = max(self.rows.get(index, 0), prod(int(dim) for dim in shape[:-1]))
+            for index, found in self.trial.probe(values, feed, shapes=True).items():
+                shape = tuple(int(dim) for dim in found)
+                if index >= len(layers):
+                    conv = convs[index - len(layers)].index
+                    self.images[conv] = max(shape, self.images.get(conv, ()), key=prod)
+                elif not layers[index].is_gather:
+                    self.rows[index] = max(self.rows.get(index, 0), prod(shape[:-1]))
 
     def time_shapes(self, forms: Sequence[Form], seconds: float) -> None:
         """Time every shape in these forms, the heaviest first while time is left."""
-        counts: Counter[tuple[Form, Shape]] = Counter()
+        counts: Counter[tuple[Form, Case]] = Counter()
         for unit in self.parts.units:
             for form in forms:
                 if form in unit.forms and not unit.is_table:
-                    counts.update((form, shape) for shape in self.shapes(unit) if self.is_timed(form, shape))
+                    counts.update((form, case) for case in self.cases(unit, form))
         end = time.monotonic() + seconds
-        for number, key in enumerate(sorted(counts, key=lambda each: (-counts[each] * prod(each[1]), each))):
+        for number, key in enumerate(sorted(counts, key=lambda each: (-counts[each] * _cost(each[1]), str(each)))):
             self.trial.ctx.progress(f"quantize: timing shape {number + 1} of {len(counts)}")
             left = _ALONE_S if time.monotonic() < end else 0.0
             self._ratios[key] = self.time_alone(*key, left, counts[key])
@@ -103,6 +119,15 @@ class Gains:
             if not layers[i].is_gather and self.rows.get(i)
         ]
 
+    def cases(self, unit: Unit, form: Form) -> list[Case]:
+        """What of a unit is timed alone in a form."""
+        found: list[Case] = [shape for shape in self.shapes(unit) if self.is_timed(form, shape)]
+        if form == "static":
+            nodes = self.parts.static.nodes
+            convs = [ConvCase.of(nodes[i], self.images[i]) for i in unit.products if i in self.images]
+            found += [case for case in convs if case is not None and prod(case.w) <= _LARGE]
+        return found
+
     @staticmethod
     def is_timed(form: Form, shape: Shape) -> bool:
         rows, k, n = shape
@@ -110,7 +135,7 @@ class Gains:
 
     def ratio(self, unit: Unit, form: Form) -> float | None:
         """The lowest ratio of a unit's products timed alone; None where nothing was timed."""
-        known = [self._ratios.get((form, shape)) for shape in self.shapes(unit)]
+        known = [self._ratios.get((form, case)) for case in self.cases(unit, form)]
         return min((each for each in known if each is not None), default=None)
 
     def seconds(self, unit: Unit) -> float:
@@ -130,6 +155,8 @@ class Gains:
             if form in BLOCK_FORMS and any(rows > FEW_ROWS for rows, _, _ in shapes):
                 return -1.0
             ratio = (_GUESSED_ONE_ROW if shapes and all(rows == 1 for rows, _, _ in shapes) else _GUESSED)[form]
+        elif not unit.layers and _BORDERS < ratio < 1:
+            return max(self.seconds(unit), 1e-9) * _HARDLY
         return max(self.seconds(unit), 1e-9) * (1 - 1 / ratio)
 
     def estimate(self, plan: Plan) -> float | None:
@@ -153,23 +180,25 @@ class Gains:
         if ratio > 1 and saved > 0:
             self.rest = max(saved * ratio / (ratio - 1) - total, 0.0)
 
-    def time_alone(self, form: Form, shape: Shape, seconds: float = _ALONE_S, layers: int = 1) -> float | None:
-        """The time of a float product [rows, K] x [K, N] over that of a form of it; None where nothing was timed.
+    def time_alone(self, form: Form, case: Case, seconds: float = _ALONE_S, layers: int = 1) -> float | None:
+        """The time of a float product [rows, K] x [K, N] or a convolution over that of a form of it.
 
-        seconds: for the timing; with 0 only what is known counts. layers: how many are of this shape.
+        None where nothing was timed. seconds: for the timing; with 0 only what is known counts. layers: how many are
+        like it.
         """
-        rows, k, n = shape
         name = "int8" if form == "dynamic" else form
+        text = str(case) if isinstance(case, ConvCase) else "[{}, {}] x [{}, {}]".format(*case[:2], *case[1:])
 
         def build() -> dict[str, ir.Model]:
-            models = {each: _product(rows, k, n) for each in ("float", name)}
-            self.change(models[name], form, k)
+            make = case.model if isinstance(case, ConvCase) else lambda: _product(*case)
+            models = {each: make() for each in ("float", name)}
+            self.change(models[name], form, case.k if isinstance(case, ConvCase) else case[1])
             return models
 
         operators = ", ai.onnx only" if self.parts.portable else ""
         decision = self.trial.ctx.decision(
             RULE,
-            f"[{rows}, {k}] x [{k}, {n}], {self.parts.schemes.text(form)}{operators}",
+            f"{text}, {self.parts.schemes.text(form)}{operators}",
             name,
             build,
             places=layers,
@@ -180,7 +209,7 @@ class Gains:
         return decision.ratio
 
     def change(self, model: ir.Model, form: Form, k: int) -> None:
-        """Give the only product of a small model, a sum over k, a form."""
+        """Give the products of a small model, sums over k, a form."""
         schemes = self.parts.schemes
         if form == "static":
             wide = _REACH * k**0.5
@@ -196,6 +225,10 @@ class Gains:
         else:
             lift(model, schemes.blocks(form))
             quantize_weights(model, layers, schemes.blocks(form), _always)
+
+
+def _cost(case: Case) -> int:
+    return case.cost if isinstance(case, ConvCase) else prod(case)
 
 
 def _always(_rule: str, _node: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .numbers import Floats
-from .weights_numbers import BlockScheme, block_scales, in_blocks
+from .weights_numbers import BlockScheme, BlockWeight, block_scales, in_blocks
 
 _PANEL = 64
 """Rows whose errors are passed on among each other at once, and to all others by one product."""
@@ -72,6 +72,17 @@ def gptq(
     found[places] = rounded
     better = column_errors(found - weight, gram) < column_errors(plain - weight, gram)
     return np.where(better, found, plain)
+
+
+def blocks_on(grid: Grid, rounded: Floats, scheme: BlockScheme) -> BlockWeight:
+    """A weight [K, N] that lies on a grid, as its integers."""
+    k, n = rounded.shape
+    count = len(grid.scales)
+    levels = np.repeat(grid.zeros, grid.size, axis=0)
+    levels[:k] += np.rint(rounded / np.repeat(grid.scales, grid.size, axis=0)[:k])
+    values = np.ascontiguousarray(levels.T.astype(np.uint8)).reshape(n, count, grid.size)
+    zeros = None if scheme.symmetric else np.ascontiguousarray(grid.zeros.T.astype(np.uint8))
+    return BlockWeight(values, np.ascontiguousarray(grid.scales.T), zeros, scheme.bits, k)
 
 
 def column_errors(difference: Floats, gram: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

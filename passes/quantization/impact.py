@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import isfinite
 
 from accelc.budget import Judgement
@@ -76,4 +77,4 @@ def pieces(units: Sequence[int], count: int) -> list[Group]:
     """Units in at most `count` runs that are about as long."""
     count = min(count, len(units))
     bounds = [round(i * len(units) / count) for i in range(count + 1)] if count else []
-    return [tuple(units[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [tuple(units[start:end]) for start, end in pairwise(bounds)]

@@ -8,18 +8,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from accelc import ir
+from accelc.pattern import MICROSOFT
 
+from .fit import misfit
 from .numbers import Floats
 
 _LEAST_SAVED = 1024
 """Bytes that a layer must save; the new nodes and scales take some hundred themselves."""
 _LEAST_SAVED_BY_TABLE = 256 * 1024
 """A table saves only space: its three more nodes cost a little time."""
+_KINDS = frozenset({("", "MatMul"), ("", "Gemm"), ("", "Gather"), (MICROSOFT, "FusedMatMul")})
+_TURNING = ("transA", "transBatchA", "transBatchB")
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One MatMul or Gemm with weight [K, N], or one Gather from a table [V, H] (then k = V and n = H).
+    """One MatMul, FusedMatMul or Gemm with weight [K, N], or one Gather from a table [V, H] (then k = V and n = H).
 
     transposed: the weight is stored [N, K], and a MatMul reads it through a Transpose. alpha: factor on the product.
     add: an Add that is absorbed. bias: a constant that adds one row to every row of the product, with the factor beta.
@@ -120,7 +124,7 @@ def find_layers(model: ir.Model, *, embeddings: bool, portable: bool) -> Found:
 
 
 def _layer(node: ir.Node, scope: ir.Scope, embeddings: bool, portable: bool, refused: dict[str, str]) -> Layer | None:
-    if node.domain or node.op_type not in ("MatMul", "Gemm", "Gather"):
+    if (node.domain, node.op_type) not in _KINDS:
         return None
     place = 0 if node.op_type == "Gather" else 1
     weight = _turned(node.inputs[place]) or node.inputs[place]
@@ -133,8 +137,8 @@ def _layer(node: ir.Node, scope: ir.Scope, embeddings: bool, portable: bool, ref
             refused[ir.node_path(node)] = reason
         return None
     rows, columns = (int(dim) for dim in tensor.shape)  # type: ignore[arg-type]
-    if node.op_type == "MatMul":
-        transposed = weight is not node.inputs[1]
+    if node.op_type in ("MatMul", "FusedMatMul"):
+        transposed = weight is not node.inputs[1] or bool(ir.attribute(node, "transB", 0))
         layer = _with_add(node, scope, weight, *((columns, rows) if transposed else (rows, columns)), transposed)
     elif node.op_type == "Gemm":
         layer = _gemm(node, scope, weight, rows, columns)
@@ -154,9 +158,7 @@ def _weight_refusal(weight: ir.Value, tensor: ir.TensorProtocol) -> str:
         return f"its weight has rank {len(tensor.shape)}"
     if weight.is_graph_output():
         return "its weight is an output of the model"
-    if not tensor.size or not np.isfinite(tensor.numpy()).all():
-        return "its weight is empty or not finite"
-    return ""
+    return misfit(tensor)
 
 
 def _node_refusal(node: ir.Node, scope: ir.Scope, portable: bool) -> str:
@@ -169,8 +171,9 @@ def _node_refusal(node: ir.Node, scope: ir.Scope, portable: bool) -> str:
         return f"the type of its input is {a.dtype.name.lower() if a.dtype else 'unknown'}"
     if a.shape is None or len(a.shape) < 2:
         return "its input has " + ("an unknown rank" if a.shape is None else f"rank {len(a.shape)}")
-    if ir.attribute(node, "transA", 0):
-        return "Gemm with transA"
+    turning = next((name for name in _TURNING if ir.attribute(node, name, 0)), None)
+    if turning is not None:
+        return f"{node.op_type} with {turning}"
     if any(attr.is_ref() for attr in node.attributes.values()):
         return "its attributes are a function's"
     if portable and scope.opset < 11:
@@ -197,7 +200,7 @@ def _turned(value: ir.Value | None) -> ir.Value | None:
 
 def _with_add(node: ir.Node, scope: ir.Scope, weight: ir.Value, k: int, n: int, transposed: bool) -> Layer:
     a, out = _input(node, 0), node.outputs[0]
-    layer = Layer(scope, node, weight, k, n, transposed)
+    layer = Layer(scope, node, weight, k, n, transposed, float(ir.attribute(node, "alpha", 1.0)))
     uses = out.uses()
     if len(uses) != 1 or out.is_graph_output():
         return layer

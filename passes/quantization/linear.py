@@ -9,11 +9,13 @@ import numpy as np
 from accelc import ir
 from accelc.pattern import MICROSOFT
 
+from .fit import misfit
 from .numbers import Floats
 
 _CONVS = frozenset({("", "Conv"), (MICROSOFT, "FusedConv")})
 _GEMMS = frozenset({("", "Gemm"), (MICROSOFT, "FusedGemm")})
-_KINDS = _CONVS | _GEMMS | {("", "MatMul")}
+_KINDS = _CONVS | _GEMMS | {("", "MatMul"), (MICROSOFT, "FusedMatMul")}
+_TURNING = ("transA", "transBatchA", "transBatchB")
 _RAMPS = frozenset({"", "Relu", "LeakyRelu"})
 """Activations inside of a layer that a positive factor passes."""
 _FUSED_BIAS = frozenset({(MICROSOFT, "BiasGelu"), (MICROSOFT, "FastGelu")})
@@ -21,7 +23,8 @@ _FUSED_BIAS = frozenset({(MICROSOFT, "BiasGelu"), (MICROSOFT, "FastGelu")})
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A Conv, Gemm or MatMul of the main graph whose weight nothing else uses; an activation may be part of it.
+    """A Conv, Gemm, MatMul or FusedMatMul of the main graph, whose weight nothing else uses. An activation may be part
+    of it.
 
     cin, cout: channels; group: of a Conv, in which an output channel sees cin / group input channels. add: an Add of a
     constant row that is part of the layer. bias: the constant row, or None; bias_at: the input that holds it or can.
@@ -50,7 +53,8 @@ class Linear:
     def can_scale(self) -> bool:
         """Whether scaling weights and bias of output channels scales what the layer computes, by positive factors."""
         activation = ir.attribute(self.node, "activation", "")
-        return activation in _RAMPS and not (self.is_gemm and self.bias_at is None)
+        has_place = self.bias_at is not None or not (self.is_conv or self.is_gemm)
+        return activation in _RAMPS and has_place
 
     @property
     def k(self) -> int:
@@ -86,7 +90,7 @@ class Linear:
     @property
     def factor(self) -> float:
         """What the product is multiplied by before the bias is added."""
-        return float(ir.attribute(self.node, "alpha", 1.0)) if self.is_gemm else 1.0
+        return 1.0 if self.is_conv else float(ir.attribute(self.node, "alpha", 1.0))
 
     @property
     def bias_factor(self) -> float:
@@ -208,9 +212,10 @@ def _refusal(node: ir.Node) -> str:
         return f"its weight has rank {rank}"
     if ir.use_count(weight) != 1 or weight.is_graph_output():
         return "its weight is used elsewhere too"
-    if not tensor.size or not np.isfinite(tensor.numpy()).all():
-        return "its weight is empty or not finite"
-    if a is None or ir.is_constant(a) or ir.attribute(node, "transA", 0):
+    reason = misfit(tensor)
+    if reason:
+        return reason
+    if a is None or ir.is_constant(a) or any(ir.attribute(node, name, 0) for name in _TURNING):
         return "it does not multiply an activation by its weight"
     if a.shape is None or len(a.shape) < 2:
         return "the rank of its input is " + ("unknown" if a.shape is None else str(len(a.shape)))
@@ -229,14 +234,13 @@ def _linear(node: ir.Node, scope: ir.Scope, names: ir.Names) -> Linear:
     assert weight is not None
     assert tensor is not None
     shape = [int(dim) for dim in tensor.shape.numpy()]
-    if node.op_type == "MatMul":
-        return _with_add(Linear(scope, names, node, weight, shape[0], shape[1]))
     if (node.domain, node.op_type) in _CONVS:
         group = int(ir.attribute(node, "group", 1))
         return _with_input(Linear(scope, names, node, weight, shape[1] * group, shape[0], group))
     transposed = bool(ir.attribute(node, "transB", 0))
     cin, cout = reversed(shape) if transposed else shape
-    return _with_input(Linear(scope, names, node, weight, cin, cout, transposed=transposed))
+    linear = Linear(scope, names, node, weight, cin, cout, transposed=transposed)
+    return _with_input(linear) if linear.is_gemm else _with_add(linear)
 
 
 def _with_input(linear: Linear) -> Linear:

@@ -39,9 +39,9 @@ class Migration:
     def into(self, value: ir.Value, count: int, users: Collection[ir.Node]) -> Change | None:
         """How to divide the `count` columns of a value, None where it is not possible for free.
 
-        users: the nodes that expect it divided; everybody who uses the value must be among them.
+        users: the nodes that expect it divided at one of their inputs; nobody else may use the value.
         """
-        if value.is_graph_output() or any(use.node not in users for use in value.uses()):
+        if value.is_graph_output() or ir.use_count(value) != len(users):
             return None
         node, dims = value.producer(), ir.dims(value)
         if node is None or node.graph is not self.scope.graph or not dims or dims[-1] != count:

@@ -93,12 +93,10 @@ def quantize_weight(weight: Floats, scheme: Scheme) -> Int8Weight:
 
 def _weight_scales(weight: Floats, scheme: Scheme) -> Floats:
     """The finest scales with which a weight [K, N] fits: [N], or [] for the whole tensor."""
-    axis = 0 if scheme.per_channel else None
-    largest = np.abs(weight).max(axis=axis)
-    if not scheme.paired:
-        return _scales(largest, scheme.top)
-    pairs = largest_pairs(np.ascontiguousarray(weight.T)).max(axis=None if axis is None else ()) / MOST_PAIR
-    return _scales(np.maximum(largest / 127, pairs), 1)
+    steps = np.abs(weight).max(axis=0) / np.float32(127 if scheme.paired else scheme.top)
+    if scheme.paired:
+        steps = np.maximum(steps, largest_pairs(np.ascontiguousarray(weight.T)) / MOST_PAIR)
+    return _scales(steps if scheme.per_channel else steps.max(), 1)
 
 
 def quantize_rows(table: Floats) -> Int8Weight:

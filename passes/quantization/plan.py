@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from itertools import takewhile
+from typing import Literal, TypeVar
 
 from accelc import ir, opsets
 from accelc.target import Target
@@ -16,13 +17,13 @@ from .curve import tally
 from .emit import Rounded, quantize_layers
 from .layers import Found, Layer, find_layers
 from .numbers import Floats, Scheme
+from .smoothing import divide
 from .static import StaticFound, StaticScheme, find_static, quantize_static
 from .weights import Blocked, BlockScheme, quantize_weights
 
 Form = Literal["dynamic", "static", "weight8", "weight4", "table"]
 Spend = Callable[[str, str], bool]
 Ranges = Mapping[str, tuple[float, float]]
-_OPSET_OF_BLOCKS = 21
 _OPSET_OF_BLOCKS = 21
 BLOCK_FORMS: tuple[Form, ...] = ("weight8", "weight4")
 
@@ -136,21 +137,48 @@ class Parts:
             nodes, done.refused = quantize_static(model, found, chosen, ranges, self.schemes.static, spend, self.target)
             done.static = {node.index for node in nodes}
         int8 = sorted(self.layers(plan, "dynamic") + self.layers(plan, "table"))
+        fresh: frozenset[int] = frozenset()
+        if plan.smooth:
+            # Constants change before layers do, so what may be spent must be known.
+            int8 = list(takewhile(lambda i: spend("quantize", layers[i].path), int8))
+            layers, fresh = self._smoothed(model, layers, [i for i in int8 if i in plan.smooth])
         for layer in quantize_layers(
-            model, [self._layer(layers[i], plan) for i in int8], self.schemes.dynamic, spend, self.known
+            model,
+            [layers[i] for i in int8],
+            self.schemes.dynamic,
+            (lambda *_: True) if plan.smooth else spend,
+            _without(self.known, fresh),
         ):
             done.layers[layer.index] = "table" if layer.is_gather else "dynamic"
         for form in BLOCK_FORMS:
             wanted = [layers[i] for i in self.layers(plan, form)]
             if wanted:
                 lift(model, self.schemes.blocks(form))
-                known = self.blocks.setdefault(form, {})
+                known = _without(self.blocks.setdefault(form, {}), fresh)
                 taken = quantize_weights(model, wanted, self.schemes.blocks(form), spend, known)
                 done.layers.update((layer.index, form) for layer in taken)
         return done
 
-    def _layer(self, layer: Layer, plan: Plan) -> Layer:
-        return replace(layer, smooth=self.divisors[layer.index]) if layer.index in plan.smooth else layer
+    def _smoothed(
+        self, model: ir.Model, layers: Sequence[Layer], wanted: Iterable[int]
+    ) -> tuple[tuple[Layer, ...], frozenset[int]]:
+        """All layers once some of them are smoothed, and those whose weights changed with that."""
+        before = [ir.const_tensor(layer.weight) for layer in layers]
+        divisors = {i: self.divisors[i] for i in wanted}
+        divided = divide(model, [replace(layers[i], smooth=found) for i, found in divisors.items()])
+        now = find_layers(model, embeddings=self.tables, portable=self.portable).layers if divided else ()
+        by_node = {layer.node: layer for layer in now}
+        after = tuple(
+            replace(
+                by_node.get(each.node, each),
+                index=each.index,
+                smooth=divisors.get(each.index),
+                divided=each.node in divided,
+            )
+            for each in layers
+        )
+        pairs = zip(after, before, strict=True)
+        return after, frozenset(each.index for each, old in pairs if ir.const_tensor(each.weight) is not old)
 
     def counts(self, plan: Plan) -> dict[str, int]:
         """How many nodes that could change have each form."""
@@ -236,6 +264,14 @@ def lift(model: ir.Model, blocks: BlockScheme) -> None:
     if not blocks.vendor and model.graph.opset_imports.get("", 0) < _OPSET_OF_BLOCKS:
         opsets.raise_to(model.graph, _OPSET_OF_BLOCKS, ir.names(model))
         opsets.settle_ir_version(model)
+
+
+_Weight = TypeVar("_Weight")
+
+
+def _without(known: dict[tuple[int, bytes], _Weight], layers: frozenset[int]) -> dict[tuple[int, bytes], _Weight]:
+    """What is known of other layers than these: a copy, unless there are none."""
+    return {key: weight for key, weight in known.items() if key[0] not in layers} if layers else known
 
 
 def _weight(node: ir.Node) -> ir.Value | None:

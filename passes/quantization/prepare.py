@@ -16,7 +16,7 @@ from .layers import Found, find_layers
 from .numbers import Scheme
 from .plan import BLOCK_FORMS, Form, Parts, Schemes, find_units
 from .recognize import recognize
-from .sensitivity import rows_wanted
+from .sensitivity import channels_wanted
 from .static import StaticFound, StaticScheme, find_static
 from .weights import BlockScheme, refusal
 from .weights_numbers import BLOCK_SIZES
@@ -62,7 +62,7 @@ def prepare(model: ir.Model, ctx: Context, wishes: Wishes) -> Prepared:
     """
     vendor = _has_vendor_kernels(ctx)
     size = wishes.block_size or BLOCK_SIZES[4]
-    blocks = BlockScheme(4, size, wishes.symmetric, vendor=_has_block_kernels(ctx))
+    blocks = BlockScheme(4, size, wishes.symmetric, vendor=_has_block_kernels(ctx), clip=True)
     schemes = Schemes(
         Scheme.of(ctx.target, bits=wishes.bits, per_channel=wishes.per_channel, vendor=vendor),
         StaticScheme.of(
@@ -72,7 +72,7 @@ def prepare(model: ir.Model, ctx: Context, wishes: Wishes) -> Prepared:
             per_channel=wishes.per_channel,
             vendor=not ctx.settings.portable,
         ),
-        replace(blocks, bits=8, block_size=wishes.block_size or BLOCK_SIZES[8]),
+        replace(blocks, bits=8, block_size=wishes.block_size or BLOCK_SIZES[8], clip=False),
         blocks,
     )
     no_blocks = refusal(model, ctx, blocks) if set(BLOCK_FORMS) & set(wishes.forms) else ""
@@ -151,7 +151,7 @@ def _find_ranges(ctx: Context, parts: Parts, methods: Sequence[Method]) -> str:
     ctx.progress("quantize: calibrating")
     of_ranges = parts.static.wanted(Observe(histogram=any(method.needs_histogram for method in methods)))
     wanted = dict(of_ranges)
-    for name, wish in rows_wanted(parts, [layer.a for layer in parts.found.layers if not layer.is_gather]).items():
+    for name, wish in channels_wanted(parts, [layer.a for layer in parts.found.layers if not layer.is_gather]).items():
         wanted[name] = wanted.get(name, wish) | wish  # one run over the data for all that will be asked
     seen = ctx.calibration.statistics(parts.model, wanted)
     for method in methods:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,26 @@ def check_grid(bits: int | None, block: int = 0, per_channel: bool = True) -> No
         raise ValueError(f"block={block} must be 0 or a power of two of at least 16")
     if block and not per_channel:
         raise ValueError("per_channel=false and block contradict each other")
+
+
+def elsewhere(ctx: Context) -> str:
+    """Why a target has no use for weights that are made for integers; empty for the processor."""
+    provider = ctx.target.provider
+    return "" if provider == "CPUExecutionProvider" else f"quantize writes no integers for {provider}"
+
+
+def kept(path: str, keep: str) -> str:
+    """Which of the patterns, separated by |, keeps the node at a path as it is: a reason, or empty."""
+    name = path.removeprefix("node ").rpartition(" (")[0]
+    patterns = (each.strip() for each in keep.split("|"))
+    return next((f"kept by keep={each}" for each in patterns if each and fnmatchcase(name, each)), "")
+
+
+def without_kept(linears: Sequence[Linear], keep: str, refused: dict[str, str]) -> list[Linear]:
+    """The layers that no pattern keeps; the others are added to those refused."""
+    reasons = {each: kept(each.path, keep) for each in linears}
+    refused.update({each.path: reason for each, reason in reasons.items() if reason})
+    return [each for each, reason in reasons.items() if not reason]
 
 
 def grid_of(ctx: Context, bits: int | None, per_channel: bool, block: int = 0) -> Grid:

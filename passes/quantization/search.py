@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from time import monotonic
 
 from accelc.budget import Judgement
 from accelc.measure import Comparison
 
-from .bench import Bench, drop_of, is_inside
-from .choices import Choice, Step, fastest, frontier, steps
+from .bench import Bench
+from .choices import Choice, fastest, frontier
 from .finalists import Candidate, Finalists, inexactness
 from .gains import Gains
+from .impact import GROUPS, damage_of, impacts, loss_of
 from .plan import BLOCK_FORMS, Form, Plan, Unit
 from .sensitivity import Sensitivity, measure_errors
 from .trial import ratio_text
+from .within import Frontiers, Within
 
-_ALONE_SHARE = 0.3
-_TRIALS, _GUESSES = 12, 4
-"""Plans that are tried to find how many units must give up speed; so many of them by a guess, the others halve."""
-_NEAR = 0.9
-"""Near enough to the budget to stop looking."""
-_RETRIES, _FAILURES = 6, 3
-"""Units that were given up and are tried once more, until some more are too much."""
+_ALONE_SHARE, _TRIES_SHARE = 0.2, 0.6
+"""Of the time: for shapes alone, and for them and the tries together; the rest is for timing whole models."""
+_IMPACT_SHARE, _SAMPLES, _LEAST_GROUPS = 0.4, 4, 3
+"""Of the time for tries: for groups of units alone, which are judged on so many samples."""
+_ROOM = 0.5
+"""Ranges are not compared where the first ones cost no more than this share of the budget."""
 _DOUBT = 1.15
 """Estimates may be off by so much."""
-_MARGIN = 0.6
-"""Smoothing costs little time, so it goes on until other inputs than those at hand have room too."""
 _PAYS = 1.03
-
-Frontiers = Mapping[int, Sequence[Choice]]
+_LATE = "the time for the search ran out: the best of what was tried is taken (a longer --search-time tries more)"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Outcome:
 class Search:
     """forms: that may be used, in the order in which they are tried. islands: sensitive units may stay in float.
 
-    measure: choose by speed; else every form counts as faster. seconds: for timing.
+    measure: choose by speed; else every form counts as faster. seconds: for tries and timings.
     """
 
     bench: Bench
@@ -60,7 +59,9 @@ class Search:
     ranges: str = ""
     reasons: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    clock: Callable[[], float] = monotonic
     _known: dict[tuple[Form, ...], Sensitivity] = field(default_factory=dict)
+    _impact: dict[int, float] = field(default_factory=dict)
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -68,6 +69,8 @@ class Search:
 
     def run(self) -> Outcome:
         """Raises RuntimeFailure."""
+        begins = self.clock()
+        self._ends = begins + _TRIES_SHARE * self.seconds
         self.bench.start_curve()
         if self.measure:
             self.gains.find_rows()
@@ -78,6 +81,8 @@ class Search:
         found: list[Candidate] = []
         over = ""
         for forms in starts:
+            if found and not self._proceed():
+                break
             best = max((self.gains.estimate(each.plan) or 0.0 for each in found), default=0.0)
             candidate = self._within_budget(forms, best if self.measure else 0.0)
             if candidate is None or not self._products(candidate.plan):
@@ -88,7 +93,8 @@ class Search:
             return Outcome(Plan(), skipped=f"no layer stays inside --max-drop: {over}", reasons=self.reasons)
         if not self.measure:
             return self._outcome(found[0], None)
-        finalists = Finalists(self.bench, self.gains, self._judge, (1 - _ALONE_SHARE) * self.seconds, self.notes)
+        seconds = max(begins + self.seconds - self.clock(), (1 - _TRIES_SHARE) * self.seconds)
+        finalists = Finalists(self.bench, self.gains, self._judge, seconds, self.notes)
         chosen, speed = finalists.choose(found)
         if speed.verdict != "faster":
             reasons, text = {**self.reasons, **chosen.reasons}, ratio_text(speed)
@@ -140,7 +146,7 @@ class Search:
     def _products(self, plan: Plan) -> bool:
         return any(form != "table" for _, form in plan.forms)
 
-    def _frontiers(self, forms: Sequence[Form], known: Sensitivity | None, *, smooth: bool = False) -> Frontiers:
+    def _frontiers(self, forms: Sequence[Form], known: Sensitivity | None) -> Frontiers:
         found = {}
         for unit in self.units:
             choices = [
@@ -148,7 +154,7 @@ class Search:
                     unit.index,
                     form,
                     self._gain(unit, form),
-                    known.error(unit.index, form, smooth=smooth) ** 2 if known else 0.0,
+                    known.cost(unit.index, form, smooth=True) if known else 0.0,
                 )
                 for form in unit.forms
                 if form in forms
@@ -165,17 +171,33 @@ class Search:
 
     _over: str = ""
     _ranges_known: bool = False
+    _ends: float = 0.0
+    _trial_seconds: float = 0.0
+
+    def _proceed(self) -> bool:
+        """Whether there is time to try more; if not, the report says it."""
+        late = self.clock() >= self._ends
+        if late and _LATE not in self.notes:
+            self.notes.append(_LATE)
+        return not late
 
     def _judge(self, plan: Plan) -> Judgement:
-        return self.bench.judge(plan, self.gains.estimate(plan) if self.measure else None)
+        start = self.clock()
+        known = self.bench.knows(plan)
+        if not known:
+            self.bench.trial.ctx.progress(f"quantize: quality of {self.bench.parts.label(plan)}")
+        judged = self.bench.judge(plan, self.gains.estimate(plan) if self.measure else None)
+        if not known:
+            self._trial_seconds = self.clock() - start
+        return judged
 
     def _within_budget(self, forms: tuple[Form, ...], known_ratio: float) -> Candidate | None:
         """The plan that saves most time by estimates and is inside the budget, or None.
 
         known_ratio: what another candidate is expected to reach; what cannot come near is not looked for.
 
-        Where the fastest is too much, activations are smoothed first, those that suffer most, and when that is not
-        enough units give up speed. How many is found by trying.
+        Where the fastest is too much, activations are smoothed and units give up speed, what costs least time for the
+        quality that it brings first.
         """
         start = self._ranged(Plan.of(fastest(self._frontiers(forms, None)), ranges=self.ranges))
         judged = self._judge(start)
@@ -186,16 +208,16 @@ class Search:
         if (self.gains.estimate(start) or known_ratio) * _DOUBT < known_ratio:
             return None
         known = self._sensitivity(forms, start)
-        smoothing = [group for group, _ in known.remedies if all(self._form_of(start, i) == "dynamic" for i in group)]
-
-        def smoothed(count: int) -> Plan:
-            return replace(start, smooth=frozenset(i for group in smoothing[:count] for i in group))
-
-        if smoothing and is_inside(self._judge(smoothed(len(smoothing)))):
-            enough = self._fewest(len(smoothing), smoothed, share=_MARGIN)
-            count, best = enough or (len(smoothing), self._judge(smoothed(len(smoothing))))
-            return Candidate(smoothed(count), best, slow)
-        found = self._stepped(forms, smoothed(len(smoothing)), known)
+        found = Within(
+            self.bench.parts,
+            self.gains,
+            start,
+            known,
+            self._frontiers(forms, known),
+            self._judge,
+            self._proceed,
+            self.bench.trial.budget.drop,
+        ).find()
         if found is None:
             for unit, _ in start.forms:
                 self.reasons[unit] = self._too_sensitive(unit, start, Plan(), known, judged.reason)
@@ -204,33 +226,6 @@ class Search:
         lost = {unit for unit, form in start.forms if plan.by_unit.get(unit) != form}
         reasons = {unit: self._too_sensitive(unit, start, plan, known, judged.reason) for unit in lost}
         return Candidate(plan, best, {**slow, **reasons})
-
-    def _stepped(self, forms: tuple[Form, ...], base: Plan, known: Sensitivity) -> tuple[Plan, Judgement] | None:
-        """The plan with the fewest units that are not in their fastest form; None where none is inside the budget."""
-        start = base.by_unit
-        frontiers = {
-            unit: frontier((each for each in choices if self._is_safer(each.form, start.get(unit))), unit)
-            for unit, choices in self._frontiers(forms, known, smooth=bool(base.smooth)).items()
-        }
-        down = steps(frontiers)
-        top = Plan.of(fastest(frontiers), base.smooth, self.ranges)
-
-        def after(count: int) -> Plan:
-            return Plan.of({**top.by_unit, **{step.unit: step.form for step in down[:count]}}, top.smooth, self.ranges)
-
-        most = next((count for count in range(len(down), 0, -1) if self._products(after(count))), 0)
-        left = [sum(known.error(*each, smooth=bool(base.smooth)) ** 2 for each in after(n).forms) for n in range(most)]
-        found = self._fewest(most, after, left) if most else None
-        return None if found is None else self._retry(after(found[0]), found[1], down[: found[0]], top)
-
-    @staticmethod
-    def _is_safer(form: Form | None, fastest_form: Form | None) -> bool:
-        """Whether a form may replace the fastest: fixed ranges are no remedy where ranges of each input fail."""
-        return form != "static" or fastest_form != "dynamic"
-
-    def _form_of(self, plan: Plan, layer: int) -> Form | None:
-        unit = self.bench.parts.unit_of.get(layer)
-        return None if unit is None else plan.by_unit.get(unit.index)
 
     def _slow_reasons(self, plan: Plan) -> dict[int, str]:
         taken = plan.by_unit
@@ -251,63 +246,49 @@ class Search:
 
     def _ranged(self, plan: Plan) -> Plan:
         """A plan with static parts, with the ranges that give the best quality."""
-        methods = list(self.bench.parts.ranges)
-        if plan.ranges and len(methods) > 1 and not self._ranges_known:
-            plans = [replace(plan, ranges=method) for method in methods]
-            self.ranges = min(plans, key=lambda each: inexactness(self._judge(each))).ranges
+        if plan.ranges and not self._ranges_known:
             self._ranges_known = True
+            tried = [replace(plan, ranges=method) for method in self.bench.parts.ranges]
+            best = tried[0]
+            for each in tried[1:]:
+                if loss_of(self._judge(best)) <= _ROOM * self.bench.trial.budget.drop or not self._proceed():
+                    break
+                best = min(best, each, key=lambda one: inexactness(self._judge(one)))
+            self.ranges = best.ranges
         return replace(plan, ranges=self.ranges) if plan.ranges else plan
 
     def _sensitivity(self, forms: tuple[Form, ...], plan: Plan) -> Sensitivity:
         if forms not in self._known:
-            self._known[forms] = measure_errors(self.bench.trial, self.bench.parts, forms, plan.ranges or self.ranges)
-            for group, divisors in self._known[forms].remedies:
-                self.bench.parts.divisors.update(dict.fromkeys(group, divisors))
+            begins = self.clock()
+            known = measure_errors(self.bench.trial, self.bench.parts, self._gaining(forms), plan.ranges or self.ranges)
+            self._ends += self.clock() - begins  # looking at data is no try
+            for remedy in known.remedies:
+                self.bench.parts.divisors.update(dict.fromkeys(remedy.layers, remedy.divisors))
+            if not self._impact:
+                self._impact.update(self._measure_impact(known, plan))
+            mean = sum(self._impact.values()) / len(self._impact) if self._impact else 1.0
+            known.impact = {unit.index: self._impact.get(unit.index, mean) for unit in self.units}
+            self._known[forms] = known
         return self._known[forms]
 
-    def _some(self, most: int) -> int:
-        """How often something is tried: less often where a model takes long."""
-        return most // 2 if self.gains.is_large else most
+    def _gaining(self, forms: tuple[Form, ...]) -> tuple[Form, ...]:
+        """Forms that save time somewhere; what others cost in quality need not be known."""
+        return tuple(f for f in forms if any(f in unit.forms and self._gain(unit, f) > 0 for unit in self.units))
 
-    def _fewest(
-        self, most: int, choose: Callable[[int], Plan], left: Sequence[float] = (), share: float = 1.0
-    ) -> tuple[int, Judgement] | None:
-        """A small count in 1..most whose plan is inside a share of the budget, and its quality; None where none is.
+    def _measure_impact(self, known: Sensitivity, plan: Plan) -> dict[int, float]:
+        """How much the outputs suffer from errors of each unit, by groups as small as time allows."""
+        form, bench = plan.by_unit, self.bench
+        ends = self.clock() + _IMPACT_SHARE * (self._ends - self.clock())
+        groups = min(GROUPS, int((ends - self.clock()) / max(self._trial_seconds, 1e-6)), len(form))
+        if groups < _LEAST_GROUPS:
+            return {}
 
-        left: what errors of 0, 1, ... add up to; the drop in quality is about proportional to it. Without it, halving.
-        """
-        allowed = share * self.bench.trial.budget.drop
-        low, high = 0, most + 1  # `low` is too few, `high` is enough or was not tried
-        best: Judgement | None = None
-        for tried in range(self._some(_TRIALS)):
-            if high - low <= 1:
-                break
-            middle = (low + high) // 2
-            if left and tried < _GUESSES:
-                worst = max(drop_of(self._judge(choose(low))), 1e-12) / max(left[low], 1e-30)
-                wanted = next((n for n in range(low, most) if left[n] * worst <= allowed), most)
-                middle = min(max(wanted, low + 1), high - 1)
-            self.bench.trial.ctx.progress(f"quantize: quality with {middle} of {most} changes")
-            judged = self._judge(choose(middle))
-            if is_inside(judged) and (share == 1.0 or drop_of(judged) <= allowed):
-                high, best = middle, judged
-                if drop_of(judged) >= _NEAR * allowed:
-                    break
-            else:
-                low = middle
-        return None if best is None else (high, best)
+        def damage(group: tuple[int, ...]) -> float:
+            bench.trial.ctx.progress(f"quantize: what the outputs suffer from {len(group)} of {len(form)} layers")
+            part = Plan.of({unit: form[unit] for unit in group}, ranges=plan.ranges)
+            return damage_of(bench.trial.quality(bench.candidate(part), _SAMPLES))
 
-    def _retry(self, plan: Plan, best: Judgement, given_up: Iterable[Step], top: Plan) -> tuple[Plan, Judgement]:
-        """Bring back units that were given up, those first that save most time, as long as the budget allows."""
-        lost = dict.fromkeys(step.unit for step in given_up)
-        forms = top.by_unit
-        order = sorted(lost, key=lambda unit: (-self._gain(self.units[unit], forms[unit]), unit))
-        failed = 0
-        for unit in order[: self._some(_RETRIES)]:
-            trial = Plan.of({**plan.by_unit, unit: forms[unit]}, plan.smooth, self.ranges)
-            judged = self._judge(trial)
-            if is_inside(judged):
-                plan, best = trial, judged
-            elif (failed := failed + 1) == _FAILURES:
-                break
-        return plan, best
+        def squared(unit: int) -> float:
+            return known.error(unit, form[unit]) ** 2
+
+        return impacts(list(form), squared, damage, lambda: self.clock() < ends, groups)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,36 +12,40 @@ from accelc.calibration import Observe
 
 from .emit import rounded
 from .layers import Layer
-from .numbers import Floats, product_error, smoothing
+from .migrate_into import Migration
+from .numbers import Floats, product_error
 from .plan import BLOCK_FORMS, Form, Parts
+from .smoothing import Remedy, Rows, Seen, find_remedy, is_free, migration_of
 from .static import layer_errors
 from .trial import Trial
 from .weights import rounded_blocks
 
-_CLEARLY = 0.8
-_ROWS = 64
+_ROWS, _INPUTS = 32, 3
+"""Rows of an activation on one input, and inputs on which they are looked at."""
 _AT_ONCE = 16
-
-Remedy = tuple[tuple[int, ...], Floats]
-"""Layers with one activation, and its smoothing."""
 
 
 @dataclass
 class Sensitivity:
     """Relative errors (root mean square over rows of a unit's own result) by (unit, form); those not known count as 0.
 
-    smoothed: what remains in the dynamic form once its activation is smoothed. remedies: where smoothing lowers the
-    error clearly, the worst first.
+    smoothed: what remains in the dynamic form once its activation is smoothed, by unit. remedies: of activations, the
+    worst first. impact: how much the outputs suffer from a squared error of a unit; 1 for those not known.
     """
 
     errors: dict[tuple[int, Form], float] = field(default_factory=dict)
     smoothed: dict[int, float] = field(default_factory=dict)
     remedies: list[Remedy] = field(default_factory=list)
+    impact: dict[int, float] = field(default_factory=dict)
 
     def error(self, unit: int, form: Form, *, smooth: bool = False) -> float:
         if smooth and form == "dynamic" and unit in self.smoothed:
             return self.smoothed[unit]
         return self.errors.get((unit, form), 0.0)
+
+    def cost(self, unit: int, form: Form, *, smooth: bool = False) -> float:
+        """What a form of a unit is expected to add to the loss, up to a factor."""
+        return self.impact.get(unit, 1.0) * self.error(unit, form, smooth=smooth) ** 2
 
 
 def measure_errors(trial: Trial, parts: Parts, forms: Iterable[Form], ranges: str) -> Sensitivity:
@@ -80,71 +84,76 @@ class _Work:
                 if not layers[i].is_gather and set(self.forms) & set(unit.forms) - {"static", "table"}:
                     groups.setdefault(layers[i].a, []).append(i)
         inputs = list(groups)
+        migration = migration_of(self.parts.model) if "dynamic" in self.forms else None
         for start in range(0, len(inputs), _AT_ONCE):
             part = inputs[start : start + _AT_ONCE]
             self.trial.ctx.progress(f"quantize: sensitivity of {start + len(part)} of {len(inputs)} activations")
-            for place, (rows, extremes) in self.seen(part).items():
-                self.group(groups[part[place]], rows, extremes)
-        self.found.remedies.sort(key=lambda each: (-max(self.before(i) for i in each[0]), each[0]))
+            for place, seen in self.seen(part).items():
+                self.group(groups[part[place]], seen, migration)
+        self.found.remedies.sort(key=lambda each: (-max(self.before(i) for i in each.layers), each.layers))
 
     def before(self, i: int) -> float:
         return self.found.errors.get((self.parts.unit_of[i].index, "dynamic"), 0.0)
 
-    def group(self, group: Sequence[int], rows: Floats, extremes: Floats) -> None:
+    def group(self, group: Sequence[int], seen: Seen, migration: Migration | None) -> None:
         parts, errors = self.parts, self.found.errors
-        taken: dict[Form, list[float]] = {}
         for i in group:
             unit, layer = parts.unit_of[i], parts.found.layers[i]
             for form in self.forms:
                 if form in unit.forms and form not in ("static", "table"):
-                    error = self.layer_error(layer, form, rows)
+                    error = self.layer_error(layer, form, seen)
                     errors[unit.index, form] = max(error, errors.get((unit.index, form), 0.0))
-                    taken.setdefault(form, []).append(error)
-        alone = all(parts.unit_of[i].layers == (i,) for i in group)
-        divisors = smoothing(extremes) if extremes.size and alone and "dynamic" in taken else None
-        if divisors is None:
+        some = [i for i in group if "dynamic" in parts.unit_of[i].forms]
+        if migration is None or not some or any(parts.unit_of[i].layers != (i,) for i in some):
             return
-        after = [self.layer_error(parts.found.layers[i], "dynamic", rows / divisors, divisors) for i in group]
-        if max(after) < _CLEARLY * max(taken["dynamic"]):
-            self.found.remedies.append((tuple(group), divisors))
-            self.found.smoothed.update((parts.unit_of[i].index, error) for i, error in zip(group, after, strict=True))
+        layers = [parts.found.layers[i] for i in some]
+        remedy = find_remedy(layers, seen, parts.schemes.dynamic, free=is_free(migration, layers))
+        if remedy is not None:
+            self.found.remedies.append(remedy)
+            for i in some:
+                self.found.smoothed[parts.unit_of[i].index] = self.before(i) * remedy.after / remedy.before
 
-    def layer_error(self, layer: Layer, form: Form, rows: Floats, divisors: Floats | None = None) -> float:
-        layer = replace(layer, smooth=divisors)
+    def layer_error(self, layer: Layer, form: Form, seen: Seen) -> float:
+        matrix = layer.matrix()
         if form in BLOCK_FORMS:
             known = self.parts.blocks.setdefault(form, {})
-            return weight_error(
-                rows, layer.matrix(), rounded_blocks(layer, self.parts.schemes.blocks(form), known).floats()
-            )
-        return product_error(rows, layer.matrix(), rounded(layer, self.parts.schemes.dynamic, self.parts.known))
+            stored = rounded_blocks(layer, self.parts.schemes.blocks(form), known).floats()
+            errors = [weight_error(each.rows, matrix, stored) for each in seen.inputs]
+        else:
+            int8 = rounded(layer, self.parts.schemes.dynamic, self.parts.known)
+            errors = [product_error(each.rows, matrix, int8) for each in seen.inputs]
+        return float(np.sqrt(np.mean(np.square(errors))))
 
-    def seen(self, values: Sequence[ir.Value]) -> dict[int, tuple[Floats, Floats]]:
-        """Some rows of activations [R, K] and the extremes of their columns [2, K], by position.
-
-        Those in subgraphs are not known.
-        """
-        calibration = self.trial.ctx.calibration
-        if calibration is None:
-            found = self.trial.probe(values, self.trial.feeds[0], shapes=False)
-            rows = {place: a.reshape(-1, a.shape[-1]) for place, a in found.items()}
-            return {place: (a[:: max(1, len(a) // _ROWS)], _extremes(a)) for place, a in rows.items()}
-        places = {str(value.name): place for place, value in enumerate(values)}
-        seen = calibration.statistics(self.parts.model, rows_wanted(self.parts, values))
-        return {
-            places[name]: (one.rows, np.stack([one.channel_low, one.channel_high]))
-            for name, one in seen.items()
-            if one.rows is not None and one.channel_low is not None and one.channel_high is not None
+    def seen(self, values: Sequence[ir.Value]) -> dict[int, Seen]:
+        """What activations hold, by position; those in subgraphs are not known."""
+        feeds = self.trial.feeds
+        inputs: dict[int, list[Rows]] = {}
+        for feed in feeds[:: -(-len(feeds) // _INPUTS)]:
+            for place, a in self.trial.probe(values, feed, shapes=False).items():
+                if a.size:
+                    inputs.setdefault(place, []).append(Rows.of(a, _ROWS))
+        largest = {
+            place: np.max([_largest(one.low, one.high) for one in found], axis=0) for place, found in inputs.items()
         }
+        calibration = self.trial.ctx.calibration
+        if calibration is not None:
+            places = {str(value.name): place for place, value in enumerate(values)}
+            for name, one in calibration.statistics(self.parts.model, channels_wanted(self.parts, values)).items():
+                if one.channel_low is not None and one.channel_high is not None and places[name] in largest:
+                    of_all = _largest(one.channel_low, one.channel_high)
+                    largest[places[name]] = np.maximum(largest[places[name]], of_all)
+        few = calibration is None
+        return {place: Seen(tuple(found), largest[place].astype(np.float32), few) for place, found in inputs.items()}
 
 
-def rows_wanted(parts: Parts, values: Iterable[ir.Value]) -> dict[str, Observe]:
-    """What errors are computed from, of those activations that can be seen."""
+def _largest(low: Floats, high: Floats) -> Floats:
+    return np.maximum(np.abs(low), np.abs(high)).astype(np.float32)
+
+
+def channels_wanted(parts: Parts, values: Iterable[ir.Value]) -> dict[str, Observe]:
+    """What divisors are computed from, of those activations that can be seen."""
     graph = parts.model.graph
-    return {str(value.name): Observe(channels=-1, rows=_ROWS) for value in values if value.graph is graph}
-
-
-def _extremes(a: Floats) -> Floats:
-    return np.stack([a.min(axis=0), a.max(axis=0)]) if a.size else np.zeros((0, a.shape[-1]), np.float32)
+    return {str(value.name): Observe(channels=-1) for value in values if value.graph is graph}
 
 
 def weight_error(rows: Floats, weight: Floats, stored: Floats) -> float:

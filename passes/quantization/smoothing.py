@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 
 from accelc import ir
 
-from .layers import Layer, find_layers
+from .layers import Layer
 from .linear import find_linear
 from .migrate_into import Migration
 from .migration import ALPHAS, SHARES, Product, capped, cautious, divisors
 from .numbers import Floats, Scheme
 
-_MOST_COLUMNS = 512
-_FREE_GAIN, _PAID_GAIN = 0.97, 0.85
+_MOST_COLUMNS = 192
+"""Columns of weights on which a choice is judged."""
+_FREE_GAIN, _PAID_GAIN = 0.9, 0.8
 """What the error must fall to, for a change of constants and for one more operator."""
 
 
@@ -35,41 +37,69 @@ class Remedy:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Rows [R, K] of an activation and the range of its columns, [K]. few: of one generated input only."""
+class Rows:
+    """Rows [R, K] of an activation on one input, its largest and smallest element among them, and the range of each
+    column there, [K]."""
 
     rows: Floats
     low: Floats
     high: Floats
+
+    @classmethod
+    def of(cls, activation: Floats, most: int) -> Rows:
+        """About `most` rows of an activation [..., K] that is not empty."""
+        rows = activation.reshape(-1, activation.shape[-1]).astype(np.float32)
+        chosen = {*range(0, len(rows), max(1, len(rows) // most)), int(rows.max(axis=1).argmax())}
+        some = sorted(chosen | {int(rows.min(axis=1).argmin())})
+        return cls(rows[some], rows.min(axis=0), rows.max(axis=0))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An activation on some inputs, and the largest magnitude of each column, [K], on all of them.
+
+    few: these are generated inputs only.
+    """
+
+    inputs: tuple[Rows, ...]
+    largest: Floats
     few: bool
 
 
 def find_remedy(layers: Sequence[Layer], seen: Seen, scheme: Scheme, *, free: bool) -> Remedy | None:
-    """The best divisors for layers that share an activation; None where smoothing gains too little."""
-    if not seen.rows.size or not np.isfinite(seen.rows).all():
+    """The best divisors for layers that share an activation; None where smoothing gains too little.
+
+    Each input has a range of its own, as when the model runs: what helps one that has outliers must not hurt others.
+    """
+    if not np.isfinite(seen.largest).all():
         return None
     weights = np.concatenate([layer.matrix() for layer in layers], axis=1)
-    choices = _choices(seen, weights)
-    if not choices:
+    columns = np.ascontiguousarray(weights[:, :: -(-weights.shape[1] // _MOST_COLUMNS)])
+    products = [
+        Product(each.rows, columns, each.low, each.high, top=scheme.top, per_channel=scheme.per_channel)
+        for each in seen.inputs
+    ]
+
+    def error(chosen: Floats | None) -> float:
+        return float(np.sqrt(np.mean([product.error(chosen) ** 2 for product in products])))
+
+    before = error(None)
+    after, best = min(
+        ((error(each), each) for each in _choices(seen, weights)), key=itemgetter(0), default=(before, None)
+    )
+    if best is None or not after < (_FREE_GAIN if free else _PAID_GAIN) * before:
         return None
-    step = -(-weights.shape[1] // _MOST_COLUMNS)
-    columns = np.ascontiguousarray(weights[:, ::step])
-    product = Product(seen.rows, columns, seen.low, seen.high, top=scheme.top, per_channel=scheme.per_channel)
-    before = product.error(None)
-    after, best = product.best(choices)
-    if not after < (_FREE_GAIN if free else _PAID_GAIN) * before:
-        return None
-    return Remedy(tuple(layer.index for layer in layers), choices[best], before, after, free)
+    return Remedy(tuple(layer.index for layer in layers), best, before, after, free)
 
 
 def _choices(seen: Seen, weights: Floats) -> list[Floats]:
-    largest = np.maximum(np.abs(seen.low), np.abs(seen.high)).astype(np.float32)
+    largest = seen.largest
     if seen.few:
         found = cautious(largest)
         return [] if found is None else [found]
     by_row = np.abs(weights).max(axis=1)
-    caps = [found for share in SHARES if (found := capped(largest, share)) is not None]
-    return [divisors(largest, by_row, alpha) for alpha in ALPHAS] + caps
+    caps = [found for share in SHARES[::2] if (found := capped(largest, share)) is not None]
+    return [divisors(largest, by_row, alpha) for alpha in ALPHAS[::2]] + caps
 
 
 def migration_of(model: ir.Model) -> Migration:
@@ -84,10 +114,10 @@ def is_free(migration: Migration, layers: Sequence[Layer]) -> bool:
     return migration.into(layers[0].a, layers[0].k, {layer.node for layer in layers}) is not None
 
 
-def divide(model: ir.Model, layers: Sequence[Layer], *, embeddings: bool, portable: bool) -> list[Layer]:
-    """The layers as they stand after the divisors of those that are smoothed went into constants, where they can.
+def divide(model: ir.Model, layers: Sequence[Layer]) -> set[ir.Node]:
+    """Put the divisors of smoothed layers into constants where they can go, also into those of other layers.
 
-    The others keep them for a Mul of their own. Constants of other layers change with it.
+    Returns the nodes whose activation is divided now; the others need a Mul.
     """
     groups: dict[tuple[ir.Value, bytes], list[Layer]] = {}
     for layer in layers:
@@ -96,14 +126,9 @@ def divide(model: ir.Model, layers: Sequence[Layer], *, embeddings: bool, portab
     migration = migration_of(model)
     divided: set[ir.Node] = set()
     for group in groups.values():
-        change = migration.into(group[0].a, group[0].k, {layer.node for layer in group})
-        if change is not None and group[0].smooth is not None:
-            change(group[0].smooth)
-            divided |= {layer.node for layer in group}
-    if not divided:
-        return list(layers)
-    now = {layer.node: layer for layer in find_layers(model, embeddings=embeddings, portable=portable).layers}
-    return [
-        replace(now.get(each.node, each), index=each.index, smooth=each.smooth, divided=each.node in divided)
-        for each in layers
-    ]
+        nodes, smooth = {layer.node for layer in group}, group[0].smooth
+        change = migration.into(group[0].a, group[0].k, nodes)
+        if change is not None and smooth is not None:
+            change(smooth)
+            divided |= nodes
+    return divided

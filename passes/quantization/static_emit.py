@@ -139,7 +139,7 @@ class Emitter:
         kind = each.node.op_type
         if kind == "Conv":
             self.conv(each)
-        elif kind in ("MatMul", "Gemm"):
+        elif kind in ("MatMul", "FusedMatMul", "Gemm"):
             if each.weight is None:
                 self.finish(each, *self.plain(each, [self.read(value) for value in each.node.inputs]))
             else:
@@ -190,7 +190,7 @@ class Emitter:
         node, x = each.node, self.values.integer(each.reads[0])
         params = self.values.params[x]
         weight = _array(each.weight)
-        if node.op_type == "Gemm" and ir.attribute(node, "transB", 0):
+        if ir.attribute(node, "transB", 0):
             weight = weight.T
         weight = weight * np.float32(ir.attribute(node, "alpha", 1.0))
         integers = self.weight(each, np.ascontiguousarray(weight.T), params)

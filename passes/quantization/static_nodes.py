@@ -10,12 +10,14 @@ import numpy as np
 
 from accelc import ir
 from accelc.calibration import Observe
+from accelc.pattern import MICROSOFT
 from accelc.target import Target
 
-from .static_operators import OTHERS, PRODUCTS, StaticNode, clamp_bounds
+from .static_operators import OTHERS, PRODUCTS, VENDOR_PRODUCTS, StaticNode, clamp_bounds
 
 _OPSET = 13
 """That of models with scales per channel."""
+_FINDERS = {"": {**OTHERS, **PRODUCTS}, MICROSOFT: VENDOR_PRODUCTS}
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,9 @@ class _Search:
         return kept
 
     def look(self, node: ir.Node) -> StaticNode | None:
-        if node.domain or node in self.absorbed:
+        if node.domain not in _FINDERS or node in self.absorbed:
             return None
-        finder = PRODUCTS.get(node.op_type) or OTHERS.get(node.op_type)
+        finder = _FINDERS[node.domain].get(node.op_type)
         if finder is None:
             return None
         found = self._attributes(node) or finder(node)
@@ -154,7 +156,7 @@ class _Search:
 
     def absorb(self, each: StaticNode) -> StaticNode:
         """With the bias and the clamp that follow."""
-        if each.node.op_type == "MatMul" and each.weight is not None:
+        if each.node.op_type in ("MatMul", "FusedMatMul") and each.weight is not None:
             add = _row_added(each)
             if add is not None:
                 self.absorbed.add(add)
@@ -187,5 +189,6 @@ def _row_added(each: StaticNode) -> ir.Node | None:
     if tensor is None or tensor.dtype != ir.DataType.FLOAT or not np.isfinite(tensor.numpy()).all():
         return None
     shape = tuple(int(dim) for dim in tensor.shape.numpy())
-    fits = len(shape) <= rank and prod(shape[:-1]) == 1 and shape[-1:] in ((), (1,), (weight[-1],))
+    columns = weight[0 if ir.attribute(each.node, "transB", 0) else -1]
+    fits = len(shape) <= rank and prod(shape[:-1]) == 1 and shape[-1:] in ((), (1,), (columns,))
     return add if fits else None

@@ -11,6 +11,8 @@ import numpy as np
 
 from accelc import ir
 
+from .fit import misfit
+
 Role = Literal["product", "glue", "mover"]
 
 
@@ -70,7 +72,7 @@ class StaticNode:
     @property
     def may_stay_float(self) -> bool:
         """Whether its result can leave the integer kernel as floats at no cost."""
-        return self.node.op_type in ("MatMul", "Gemm")
+        return self.node.op_type in ("MatMul", "FusedMatMul", "Gemm")
 
 
 def clamp_bounds(node: ir.Node) -> tuple[float, float] | None:
@@ -100,7 +102,7 @@ def _weight_refusal(value: ir.Value | None) -> str:
         return "its weight is not constant"
     if tensor.dtype != ir.DataType.FLOAT:
         return f"its weight is {tensor.dtype.name.lower()}"
-    return "" if tensor.size and np.isfinite(tensor.numpy()).all() else "its weight is empty or not finite"
+    return misfit(tensor)
 
 
 def _size(value: ir.Value | None) -> int:
@@ -143,6 +145,14 @@ def _matmul(node: ir.Node) -> StaticNode | str:
     if not reason and len(ir.dims(second) or ()) != 2:
         reason = f"its weight has rank {len(ir.dims(second) or ())}"
     return reason or StaticNode(node, "product", (0,), cost=cost)
+
+
+def _fused_matmul(node: ir.Node) -> StaticNode | str:
+    """With a constant matrix; products of two activations stay as they are."""
+    if not ir.is_constant(node.inputs[1]):
+        return ""
+    turning = next((name for name in ("transA", "transBatchA", "transBatchB") if ir.attribute(node, name, 0)), None)
+    return _matmul(node) if turning is None else f"FusedMatMul with {turning}"
 
 
 def _gemm(node: ir.Node) -> StaticNode | str:
@@ -233,6 +243,8 @@ def _clamp(node: ir.Node) -> StaticNode | str:
 
 Finder = Callable[[ir.Node], StaticNode | str]
 PRODUCTS: dict[str, Finder] = {"Conv": _conv, "MatMul": _matmul, "Gemm": _gemm, "ConvTranspose": _no_kernel}
+VENDOR_PRODUCTS: dict[str, Finder] = {"FusedMatMul": _fused_matmul}
+"""Of com.microsoft."""
 OTHERS: dict[str, Finder] = {
     "Add": _two,
     "Mul": _two,

@@ -257,7 +257,7 @@ def _gathered_blocks(r: Restorer, node: ir.Node) -> Sequence[Result]:
 
 def unpacked_table(node: ir.Node) -> np.ndarray[Any, Any]:
     """The table of a GatherBlockQuantized in float."""
-    values, scales, *zero = arrays(*(given(node, index) for index in (0, 2, 3))) or []
+    values, scales, *zero = _table_parts(node) or []
     bits, block = int(ir.attribute(node, "bits", 4)), int(ir.attribute(node, "block_size", 128))
     axis = int(ir.attribute(node, "quantize_axis", 1)) % values.ndim
     point = np.zeros((), np.float32)
@@ -271,8 +271,21 @@ def unpacked_table(node: ir.Node) -> np.ndarray[Any, Any]:
     return dequantized(values, scales, points if points is not None else point, axis=axis, block=block)
 
 
+def _table_parts(node: ir.Node) -> list[np.ndarray[Any, Any]] | None:
+    """Integers, scales and zero points; scales may be those of a product in another shape. None where not constant."""
+    scales = needed(node, 2)
+    turned = scales.producer()
+    if turned is None or turned.op_type != "Reshape" or turned.domain:
+        return arrays(*(given(node, index) for index in (0, 2, 3)))
+    found = arrays(needed(node, 0), needed(turned, 0), needed(turned, 1), given(node, 3))
+    if found is None or (found[2] <= 0).any():
+        return None
+    values, flat, shape, *zero = found
+    return [values, flat.reshape(tuple(shape)), *zero]
+
+
 def _table_refusal(node: ir.Node) -> str:
-    return "" if arrays(*(given(node, index) for index in (0, 2, 3))) is not None else "its table is not constant"
+    return "" if _table_parts(node) is not None else "its table is not constant"
 
 
 def unpack(packed: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:

@@ -67,15 +67,16 @@ class Trial:
         threads = None if optimize else 1
         return self.ctx.runner.load(data, optimize=optimize, threads=threads, folder=self.folder)
 
-    def quality(self, candidate: ir.Model) -> Judgement:
-        """How good a candidate's outputs are beside the original's, by the user's budget."""
+    def quality(self, candidate: ir.Model, most: int | None = None) -> Judgement:
+        """How good a candidate's outputs are beside the original's, by the user's budget; most: so many samples."""
+        samples = self.samples if most is None else self.samples[:: max(1, len(self.samples) // most)][:most]
         try:
             session = self.load(candidate, optimize=False)
             try:
-                outputs = [self.ctx.runner.run(session, feed) for feed in self.feeds]
+                outputs = [self.ctx.runner.run(session, sample.feed.values) for sample in samples]
             finally:
                 self.ctx.runner.close(session)
-            return self.budget.judge(self.samples, outputs)
+            return self.budget.judge(samples, outputs)
         except (RuntimeFailure, VerifyError) as error:
             return Judgement(str(error))
 

@@ -18,7 +18,7 @@ BLOCK_SIZES = {4: 32, 8: 128}
 """By default, for each number of bits: with 8, smaller ones add more bytes for scales than they gain in accuracy."""
 _SCALE_BYTES = 4
 _TINY = float(np.finfo(np.float32).tiny)
-_AT_ONCE = 1 << 22
+_AT_ONCE = 1 << 18
 """Elements of a weight that are rounded at a time."""
 _SHRINKS = tuple(1 - 0.05 * i for i in range(9))
 """Parts of a block's range that the search for a clipping tries."""
@@ -131,7 +131,7 @@ def quantize_blocks(weight: Floats, scheme: BlockScheme, block_size: int | None 
     scales = np.empty((n, count), np.float32)
     zeros = None if scheme.symmetric else np.empty((n, count), np.uint8)
     step = max(1, _AT_ONCE // (count * size))
-    snapped = _looks_snapped(weight, size, scheme)
+    snapped = looks_snapped(weight, size, scheme)
     for start in range(0, n, step):
         part = slice(start, start + step)
         blocks = in_blocks(weight[:, part], size)
@@ -164,6 +164,8 @@ def block_scales(blocks: Floats, scheme: BlockScheme) -> tuple[Floats, Floats]:
         scales, zeros = _range_scales(blocks, scheme, shrink)
         error = _squared_error(blocks, scales, zeros, scheme)
         better = error < least
+        if not better.any():
+            break
         least = np.where(better, error, least)
         best_scales = np.where(better, scales, best_scales)
         best_zeros = np.where(better, zeros, best_zeros)
@@ -198,15 +200,21 @@ def _rounded(blocks: Floats, scales: Floats, zeros: Floats, scheme: BlockScheme)
 
 
 def _squared_error(blocks: Floats, scales: Floats, zeros: Floats, scheme: BlockScheme) -> Floats:
-    rounded = _rounded(blocks, scales, zeros, scheme).astype(np.float32)
-    error: Floats = np.square((rounded - zeros[..., None]) * scales[..., None] - blocks).sum(axis=-1)
+    """Of each block; what `_rounded` gives, without making integers of it."""
+    levels = np.rint(blocks / scales[..., None])
+    origin = zeros[..., None]
+    least = 1 if scheme.bits == 8 and scheme.symmetric else 0
+    np.clip(levels, least - origin, scheme.levels - 1 - origin, out=levels)
+    levels *= scales[..., None]
+    levels -= blocks
+    error: Floats = np.einsum("...i,...i->...", levels, levels)
     return error
 
 
 # --- weights that were rounded before
 
 
-def _looks_snapped(weight: Floats, size: int, scheme: BlockScheme) -> bool:
+def looks_snapped(weight: Floats, size: int, scheme: BlockScheme) -> bool:
     """Whether blocks spread over a weight lie on a grid."""
     k, n = weight.shape
     starts = np.linspace(0, max(k - size, 0), _PROBED_BLOCKS).astype(np.int64) // size * size

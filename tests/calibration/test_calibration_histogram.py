@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accelc.calibration.histogram import MOST_BINS, Histogram, Tally, count
+from accelc.calibration.histogram import MOST_BINS, WAITING, Histogram, Tally, count
 
 NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+SIZES_AND_SCALES = [(5, 1), (WAITING - 7, 1), (3, 1), (2 * WAITING + 3, 0.1), (9, 40), (WAITING, 1e-3), (4, 1e6)]
 ARRAYS = st.lists(NUMBERS, min_size=1, max_size=20).map(lambda values: np.array(values, np.float32))
 
 
@@ -55,6 +56,20 @@ def test_parts_add_up_in_any_order(arrays: list[np.ndarray], random: object) -> 
     for array in arrays:
         tally.add(array, float(array.min()), float(array.max()))
     assert same(tally.histogram(), whole)
+
+
+def test_bins_that_wait_survive_growing_ranges_and_looks_in_between() -> None:
+    random = np.random.default_rng(2)
+    arrays = [(random.standard_normal(size) * scale).astype(np.float32) for size, scale in SIZES_AND_SCALES]
+    arrays[2] = np.abs(arrays[2])
+    tally = Tally()
+    for i, array in enumerate(arrays):
+        tally.add(array, float(array.min()), float(array.max()))
+        if i % 2:
+            assert same(tally.histogram(), count(np.concatenate(arrays[: i + 1])))
+    assert same(tally.histogram(), reduce(add, map(count, arrays)))
+    ends = np.array([-1.0, np.nextafter(np.float32(1), np.float32(0))], np.float32)
+    assert count(ends).counts.sum() == 2
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 
 from accelc import ir
 from accelc.calibration import Calibration, Observe
+from accelc.calibration.collect import statistics_of
 from accelc.calibration.graph import fingerprint
 from accelc.calibration.job import merged
 from accelc.calibration.observers import Seen
 from accelc.calibration.state import Shard, State
 from accelc.errors import UsageError
+from accelc.runner import Runner
 
 TEXT = "(float[N, 4] x) => (float[N, 4] y) { a = Relu(x) y = Neg(a) }"
 
@@ -105,3 +108,28 @@ def test_known_ranges_serve_their_own_graph_only() -> None:
     assert any("another graph" in note for note in calibration.notes)
     with pytest.raises(UsageError, match=r"1\.cal: the ranges were made for another graph"):
         Calibration(None, runner, known=known).statistics(other, {"a": Observe()})  # type: ignore[arg-type]
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.cal"
+    state(range(4), Shard("src", done=4, complete=True)).save(path)
+    raw = path.read_bytes()
+    for begin in range(0, len(raw), 97):
+        path.write_bytes(raw[:begin] + bytes(60) + raw[begin + 60 :])
+        with suppress(UsageError):  # what lies between the members of the archive is not read
+            State.load(path)
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot write: Not a directory"):
+        state(range(1), Shard("src")).save(tmp_path / "file" / "a.cal")
+
+
+def test_statistics_of_other_graphs_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accelc.calibration.collect._KEPT_BYTES", 0)
+    calibration = Calibration(None, Runner)
+    found = statistics_of(state(range(2), Shard("src")).seen["a"])
+    for mark in ("mine", "other", "mine"):
+        calibration._keep(mark, "a", Observe(), found)
+    assert list(calibration._kept) == [("mine", "a")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,11 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, data: Path, monkeypatch:
     assert State.load(path).shards[0].done == 5
     assert not State.load(path).shards[0].complete
     assert "not complete" in run("calibrate", "--show", path).stdout
+    taken = run("optimize", MODEL, "-O3", "--no-measure", "--ranges", path, "-o", tmp_path / "o.onnx", "--report", "-")
+    assert taken.exit_code == 0, taken.stderr
+    assert any(f"{path} holds 5 samples" in note for note in json.loads(taken.stdout)["notes"])
+    assert "made with another --seed" in one_line_error(calibrate(data, path, "--seed", 7), 2)
+    assert State.load(path).shards[0].done == 5
 
     def counting(self: Any, feed: Any, sample: int, wanted: Any = None) -> None:
         seen.append(sample)
@@ -106,6 +112,47 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, data: Path, monkeypatch:
     ]
     assert "is complete" in calibrate(data, path).stderr
     assert "holds ranges of other data" in one_line_error(calibrate(data, path, "--shard", "1/2"), 2)
+
+
+def test_data_that_became_less(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert calibrate(data, tmp_path / "a.cal", "-q").exit_code == 0
+    state = State.load(tmp_path / "a.cal")
+    state.shards = [replace(state.shards[0], done=40, complete=False)]
+    state.save(tmp_path / "a.cal")
+    said = one_line_error(calibrate(data, tmp_path / "a.cal", "-q"), 2)
+    assert "a.cal: 40 samples were looked at" in said
+    assert "some.npz holds 12 now" in said
+    state.shards = []
+    state.save(tmp_path / "a.cal")
+    assert "holds ranges of other data" in one_line_error(calibrate(data, tmp_path / "a.cal"), 2)
+
+
+def test_two_processes_and_one_file(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.cal"
+    assert calibrate(data, tmp_path / "b.cal", "--shard", "1/2", "-q").exit_code == 0
+    other = (tmp_path / "b.cal").read_bytes()
+    add = collect.Collector.add
+
+    def beside(self: Any, feed: Any, sample: int, wanted: Any = None) -> None:
+        path.write_bytes(other)
+        add(self, feed, sample, wanted)
+
+    monkeypatch.setattr(collect.Collector, "add", beside)
+    said = one_line_error(calibrate(data, path, "--shard", "2/2", "-q"), 2)
+    assert "a.cal: was changed meanwhile: another process writes it" in said
+    assert "--merge" in said
+    assert path.read_bytes() == other
+
+
+def test_what_to_know_of_the_data_is_said(tmp_path: Path, data: Path) -> None:
+    one = tmp_path / "one.npz"
+    with np.load(data) as arrays:
+        np.savez(one, **{name: np.zeros_like(arrays[name][:1]) for name in arrays.files})
+    done = calibrate(one, tmp_path / "a.cal")
+    assert done.exit_code == 0, done.stderr
+    assert "tensors: at most" in done.stderr.splitlines()[0]
+    assert "always held one number" in done.stderr
+    assert "there is one sample to calibrate on" in done.stderr
 
 
 def test_some_tensors_only(tmp_path: Path, data: Path) -> None:
@@ -134,6 +181,12 @@ def test_wrong_requests(tmp_path: Path, data: Path) -> None:
         (("calibrate", MODEL, "--calibration", data, "-o", out, "--passes", "O1"), "nothing asks for ranges"),
         (("calibrate", "--show", MODEL), "is no calibration file"),
         (("calibrate", "--show", "--merge", MODEL), "exclude each other"),
+        (("calibrate", "--show", MODEL, "--calibration", data), "--calibration goes with a model"),
+        (("calibrate", MODEL, "--calibration", data, "-o", tmp_path), "the ranges cannot be written"),
+        (("calibrate", MODEL, "--calibration", data, "-o", tmp_path / "no" / "x.cal"), "a folder that exists"),
+        (("calibrate", MODEL, "--calibration", data, "-o", broken / "x.cal"), "the ranges cannot be written"),
+        (("calibrate", MODEL, "--calibration", data, "-o", out, "--preprocess", "crop=4"), "is for folders of images"),
+        (("calibrate", MODEL, "--calibration", data, "-o", out, *("--shape", "x=1x64") * 2), "is given twice"),
         (("calibrate", "--merge", data, "-o", out), "is no calibration file"),
     ]
     for arguments, reason in cases:

@@ -164,7 +164,8 @@ def test_a_recorded_failure_takes_data_and_metric_along(
 
 def test_infinite_data_that_the_model_is_made_for(folder: Path) -> None:
     masked = folder / "masked.onnx"
-    write(masked, "<ir_version: 10, opset_import: [\"\": 18]> g (float[N,4] x) => (float[N,4] y) { a = Softmax(x)  y = Identity(a) }")
+    graph = "(float[N,4] x) => (float[N,4] y) { a = Softmax(x)  y = Identity(a) }"
+    write(masked, f'<ir_version: 10, opset_import: ["": 18]> g {graph}')
     np.savez("mask.npz", x=np.array([[0, 1, 2, -np.inf]], np.float32))
     done = run("optimize", masked, "--eval", "mask.npz", "-o", "a.onnx", "--report", "-")
     assert done.exit_code == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 from onnx import TensorProto as T
 from onnx import numpy_helper
 
-from accelc.data import Dataset, InputSpec, load_data, open_dataset
+from accelc.data import Dataset, InputSpec, check_preprocess, load_data, open_dataset
 from accelc.data import load as loading
-from accelc.data.arrays import NpzPart, Rows
+from accelc.data.arrays import NpzPart, PackedRows, StoredRows
 from accelc.errors import UsageError
 
 
@@ -75,15 +76,74 @@ def test_large_members_stay_in_their_file(tmp_path: Path, save: Any, monkeypatch
     save(tmp_path / "d.npz", x=numbers(5), **{"a longer name": np.zeros(1), "turned": np.asfortranarray(numbers(5))})
     part = NpzPart(tmp_path / "d.npz")
     rows = part.load("x")
-    assert isinstance(rows, Rows) is (save is np.savez)
+    assert isinstance(rows, StoredRows if save is np.savez else PackedRows)
     assert np.array_equal(rows[1:4], numbers(5)[1:4])
     assert np.array_equal(rows[4], numbers(5)[4])
     assert np.array_equal(rows[:], numbers(5))
     assert isinstance(part.load("turned"), np.ndarray)
-    np.savez(tmp_path / "e.npz", x=numbers(5), labels=np.arange(5))
+    save(tmp_path / "e.npz", x=numbers(5), labels=np.arange(5))
     data = open_dataset(tmp_path / "e.npz", ONE)
     assert np.array_equal(np.concatenate(values(data)), numbers(5))
     assert data.labels is not None
+
+
+def test_a_packed_array_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    count, width = 256, 1 << 16
+    np.savez_compressed(tmp_path / "d.npz", x=np.repeat(np.arange(count, dtype=np.float32)[:, None], width, axis=1))
+    data = open_dataset(tmp_path / "d.npz", (tensor("x", T.FLOAT, "batch", width),))
+    tracemalloc.start()
+    try:
+        seen = [feed.values["x"][0, -1] for feed in data]
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert seen == list(range(count))
+    assert [feed.values["x"][0, 0] for feed in data.shard(1, 100)] == [1, 101, 201]
+    assert most < 8 << 20
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    if large:
+        monkeypatch.setattr("accelc.data.arrays._WHOLE_BYTES", 0)
+    np.savez_compressed(tmp_path / "d.npz", x=np.random.default_rng(0).random((64, 4), np.float32))
+    raw = bytearray((tmp_path / "d.npz").read_bytes())
+    raw[400:500] = bytes(100)
+    (tmp_path / "d.npz").write_bytes(raw)
+    with pytest.raises(UsageError, match=r"d.npz: cannot be read"):
+        list(open_dataset(tmp_path / "d.npz", ONE))
+    (tmp_path / "n").mkdir()
+    np.save(tmp_path / "n" / "x.npy", numbers(9))
+    with open(tmp_path / "n" / "x.npy", "r+b") as file:
+        file.truncate(200)
+    with pytest.raises(UsageError, match=r"x.npy: (the file ends too early|cannot be read)"):
+        list(open_dataset(tmp_path / "n", ONE))
+
+
+def test_a_cache_that_is_still_empty(tmp_path: Path) -> None:
+    specs = (ROWS[0], tensor("past", T.FLOAT, "batch", 2, "past_len", 3))
+    np.savez(tmp_path / "d.npz", x=numbers(2), past=np.zeros((2, 2, 0, 3), np.float32))
+    assert [each.shape for each in values(open_dataset(tmp_path / "d.npz", specs), "past")] == [(1, 2, 0, 3)] * 2
+
+
+def test_what_is_true_of_many_files_is_said_once(tmp_path: Path) -> None:
+    for place in range(20):
+        np.savez(tmp_path / f"{place:02}.npz", x=numbers(2).astype(np.uint8))
+    data = open_dataset(tmp_path, ONE)
+    assert [len(list(each)) for each in (data.shard(0, 40), data)] == [1, 40]
+    assert data.notes == ["00.npz and others: input x: uint8 converted to float32"]
+
+
+def test_preprocessing_without_images(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=numbers(2))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"")
+    for sources in ([], [None], [tmp_path / "d.npz"], [tmp_path], ["user:feeds"]):
+        with pytest.raises(UsageError, match="--preprocess is for folders of images"):
+            check_preprocess("crop=4", sources)
+        check_preprocess(None, sources)
+    check_preprocess("crop=4", [tmp_path / "d.npz", tmp_path / "photos"])
+    check_preprocess("crop=4", [tmp_path / "none"])  # what is not there is told when it is opened
 
 
 def test_a_folder_of_npy(tmp_path: Path) -> None:

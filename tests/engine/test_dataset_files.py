@@ -73,6 +73,13 @@ def save_image(path: Path, array: np.ndarray[Any, Any]) -> None:
     pillow.fromarray(array.astype(np.uint8)).save(path)
 
 
+def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    pillow.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(UsageError, match=r"a.png: cannot be read as an image: it holds more than 8 bits"):
+        open_dataset(tmp_path, IMAGE, preprocessing="crop=4")
+
+
 def test_images_are_prepared_as_declared(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3))
     save_image(tmp_path / "cat" / "a.png", pixels)

@@ -148,7 +148,12 @@ def test_data_without_samples_is_refused_and_nan_is_said(tmp_path: Path) -> None
     with pytest.raises(accelc.UsageError, match="holds no samples"):
         accelc.optimize(proto, level=1, measure=False, inputs=tmp_path / "none.npz")
     np.savez(tmp_path / "nan.npz", x=np.full((2, 4), np.nan, np.float32))
-    report = accelc.optimize(proto, level=1, measure=False, inputs=tmp_path / "nan.npz").report
+    with pytest.raises(accelc.UsageError, match="input x holds NaN or Inf: the original's output y is not finite"):
+        accelc.optimize(proto, level=1, measure=False, inputs=tmp_path / "nan.npz")
+    guarded = model(
+        "(float[N,4] x) => (float[N,4] y) <float zero = {0}> { n = IsNaN(x) w = Where(n, zero, x) y = Identity(w) }"
+    )
+    report = accelc.optimize(guarded, level=1, measure=False, inputs=tmp_path / "nan.npz").report
     assert any("NaN or Inf" in note for note in report.notes)
 
 

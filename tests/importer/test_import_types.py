@@ -119,8 +119,15 @@ def test_negative_dimensions_are_unknown_ones(size: int) -> None:
     model = parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
     model.graph.input[0].CopyFrom(value("x", shape=(size, 4)))
     assert loads(model)
-    dims = repaired(model, "1 negative dimension(s)").proto.graph.input[0].type.tensor_type.shape.dim
+    dims = repaired(model, "1 dimension(s) unknown").proto.graph.input[0].type.tensor_type.shape.dim
     assert [dim.WhichOneof("value") for dim in dims] == [None, "dim_value"]
+
+
+def test_a_question_mark_is_the_name_of_no_size() -> None:
+    model = parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
+    model.graph.input[0].CopyFrom(value("x", shape=("?", "?")))
+    result = repaired(model, "2 dimension(s) unknown")
+    assert not any(dim.dim_param for dim in result.proto.graph.input[0].type.tensor_type.shape.dim)
 
 
 def test_an_input_without_a_type() -> None:

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from quality_graphs import Array, calibrated, distance, logits, model_of, normal, outputs, round_weights, shipped
 
-from accelc import structure
+from accelc import ir, structure
 from accelc.context import Context, Fuel
 from accelc.errors import UsageError
 from accelc.pass_base import make_pass, run_pass
 from accelc.passes.clip import Clip
 from accelc.passes.quantization.grid import on_grid
 from accelc.passes.quantization.linear import find_linear
+from accelc.plugins import find_pass
 from accelc.runner import Runner
 from accelc.testing import context
 
@@ -87,3 +88,22 @@ def test_fuel() -> None:
 def test_options_are_checked(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         make_pass(Clip, options)
+
+
+@pytest.mark.parametrize("name", ["clip", "adaround", "bias-correct", "gptq"])
+def test_kept_layers_stay_as_they_are(name: str, runner: Runner) -> None:
+    graph = "(float[n,256] x) => (float[n,32] y) { m = MatMul(x, w)  y = Gemm(m, v, b) }"
+    weights = {"w": with_outliers(), "v": normal(32, 32, seed=3), "b": normal(32, seed=4)}
+    model = model_of(graph, weights)
+    ctx = calibrated(runner, [{"x": normal(64, 256, seed=2)}])
+    result = run_pass(make_pass(find_pass(name), {"bits": 4, "keep": "nothing|MatMul*"}), model, ctx)
+    assert result.changes
+    assert result.details["refused"]["node MatMul0 (MatMul)"] == "kept by keep=MatMul*"
+    np.testing.assert_array_equal(np.asarray(ir.const(model.graph.initializers["w"])), weights["w"])
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e25])
+def test_weights_of_sizes_that_no_scale_can_hold_stay(size: float) -> None:
+    model = model_of(GRAPH, {"w": with_outliers() * np.float32(size)})
+    (reason,) = run_pass(make_pass(Clip, {"bits": 4}), model, context()).details["refused"].values()
+    assert "for scales in float32" in reason

@@ -218,3 +218,12 @@ def test_it_undoes_uneven_channels_of_a_shipped_model(name: str) -> None:
     better = distance(round_weights(model, 8, per_channel=False), name, wanted)
     assert better < 0.1 * worse
     assert accuracy(model, name) > accuracy(without, name) + 0.05
+
+
+def test_a_bias_that_is_not_constant_cannot_be_scaled() -> None:
+    graph = "(float[n,8,6,6] x, float[16] b) => (float[n,4,6,6] y) { t = Conv(x, w, b)  r = Relu(t)  y = Conv(r, v) }"
+    weights = {"w": normal(16, 8, 1, 1) * uneven(16)[:, None, None, None], "v": normal(4, 16, 1, 1)}
+    model = model_of(graph, weights)
+    result = equalized(model)
+    assert not result.changes
+    assert "makes more than its weights" in str(result.details)

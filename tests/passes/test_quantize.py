@@ -16,11 +16,11 @@ from accelc.data import Feed, Sample
 from accelc.errors import UsageError
 from accelc.infer import infer_model
 from accelc.pass_base import PassResult, make_pass, run_pass
-from accelc.passes.quantize import METADATA, Quantize
 from accelc.passes.quantization.emit import quantize_layers
 from accelc.passes.quantization.layers import find_layers
 from accelc.passes.quantization.numbers import Scheme, dynamic_quantize, quantize_rows, quantize_weight, smoothing
 from accelc.passes.quantization.trial import Trial
+from accelc.passes.quantize import METADATA, Quantize
 from accelc.runner import Runner
 from accelc.target import Target
 from accelc.testing import run
@@ -89,13 +89,18 @@ def normal(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def reference(a: Array, weight: Array, bias: Array | float = 0.0, *, top: int = 127) -> Array:
-    """a @ weight + bias with a in u8 per tensor (DynamicQuantizeLinear-11) and the weight symmetric per column."""
+def reference(a: Array, weight: Array, bias: Array | float = 0.0, *, top: int | None = 127) -> Array:
+    """a @ weight + bias with a in u8 per tensor (DynamicQuantizeLinear-11) and the weight symmetric per column.
+
+    top: the largest weight; None where no two neighbours may add up to more than 127, before they are rounded.
+    """
     low, high = min(float(a.min()), 0.0), max(float(a.max()), 0.0)
     a_scale = np.float32((high - low) / 255)
     a_zero = np.clip(np.rint(-low / a_scale), 0, 255)
     a_int = np.clip(np.rint(a / a_scale) + a_zero, 0, 255).astype(np.int64) - int(a_zero)
-    w_scale = np.abs(weight).max(axis=0) / np.float32(top)
+    w_scale = np.abs(weight).max(axis=0) / np.float32(top or 127)
+    if top is None:
+        w_scale = np.maximum(w_scale, np.abs(weight[1:] + weight[:-1]).max(axis=0) / np.float32(127))
     w_int = np.rint(weight / w_scale).astype(np.int64)
     return ((a_int @ w_int) * (a_scale * w_scale) + bias).astype(np.float32)
 
@@ -109,15 +114,25 @@ MATMUL = "(float[n,64] x) => (float[n,48] y) { t = MatMul(x, w)  y = Add(t, b) }
         (VNNI, {}, False, 127),
         (VNNI, {}, True, 127),
         (VNNI, {"bits": 7}, False, 63),
-        (AVX2, {}, False, 63),
-        (AVX2, {}, True, 63),
+        (AVX2, {}, False, None),
+        (AVX2, {}, True, None),
+        (AVX2, {"bits": 7}, False, 63),
         (AVX2, {"bits": 8}, False, 127),
         (AVX2, {"bits": 8}, True, 127),
     ],
-    ids=["vnni", "vnni portable", "vnni 7 bits", "avx2", "avx2 portable", "avx2 u8", "avx2 u8 portable"],
+    ids=[
+        "vnni",
+        "vnni portable",
+        "vnni 7 bits",
+        "avx2",
+        "avx2 portable",
+        "avx2 7 bits",
+        "avx2 u8",
+        "avx2 u8 portable",
+    ],
 )
 def test_numbers_are_those_of_the_definition(
-    runner: Runner, target: Target, options: dict[str, Any], portable: bool, top: int
+    runner: Runner, target: Target, options: dict[str, Any], portable: bool, top: int | None
 ) -> None:
     weights = {"w": normal(64, 48) * np.linspace(0.1, 5, 48, dtype=np.float32), "b": normal(48, seed=1)}
     model, x = model_of(MATMUL, weights), normal(9, 64, seed=2) + 0.5
@@ -154,6 +169,27 @@ def test_seven_bits_cannot_saturate_in_pairs() -> None:
     assert (insisted.bits, insisted.unsigned) == (8, True)
     exact = Scheme.of(VNNI, bits=None, per_channel=True, vendor=True)
     assert (exact.bits, exact.unsigned) == (8, False)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_columns_have_the_bits_that_their_neighbours_leave(per_channel: bool) -> None:
+    """Between 7 and 8, and no two products with the largest activation overflow 16 bits."""
+    scheme = Scheme.of(AVX2, bits=None, per_channel=per_channel, vendor=True)
+    weight = normal(384, 300)
+    weight[:, 7] = np.linspace(0.99, 1, 384)
+    weight[::2, 8] *= 1e-3
+    int8 = quantize_weight(weight, scheme)
+    values = int8.values.astype(np.int64)
+    assert np.abs(255 * (values[1:] + values[:-1])).max() <= 2**15 - 1
+    assert (np.abs(int8.floats() - weight) <= int8.scales * 0.5001).all()
+    if per_channel:
+        tops = np.abs(values).max(axis=0)
+        assert tops.min() >= 63
+        assert list(tops[7:9]) == [64, 127]
+        assert np.mean(tops) > 80
+    plain = quantize_weight(weight, Scheme(bits=7, per_channel=per_channel))
+    errors = [float(np.square(each.floats() - weight).sum()) for each in (int8, plain)]
+    assert errors[0] < 0.7 * errors[1]
 
 
 @pytest.mark.parametrize("scheme", [Scheme(), Scheme(bits=7), Scheme(unsigned=True), Scheme(per_channel=False)])
@@ -392,7 +428,7 @@ def test_the_file_shrinks_and_says_how(runner: Runner) -> None:
     assert "1 of 1 layers in int8" in result.notes[0]
     assert "cosine" in result.notes[0]
     again = quantized(model, runner, [{"x": normal(9, 64)}]).skipped
-    assert again.startswith("already quantized by accelc (dynamic u8 x s8, 7 bits")
+    assert again.startswith("already quantized by accelc (dynamic u8 x s8, 7 to 8 bits")
 
 
 def test_outputs_keep_their_names_and_types(runner: Runner) -> None:

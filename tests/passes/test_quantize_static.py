@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from static_graphs import (
     Array,
@@ -17,6 +18,7 @@ from static_graphs import (
 )
 
 from accelc import ir
+from accelc.infer import infer_model
 from accelc.passes.quantization.static import StaticScheme, find_static, quantize_static
 from accelc.passes.quantization.static_numbers import params_of, quantize_weight
 from accelc.target import Target
@@ -290,9 +292,7 @@ def test_concat_has_one_scale_where_parts_are_alike_and_clamps_hold(factor: floa
 
 
 def test_a_result_joined_of_very_different_ranges_stays_in_float() -> None:
-    graph = (
-        "(float[1,8,9,9] x) => (float[1,16,9,9] y) { a = Conv(x, w)  b = Conv(x, v)  y = Concat <axis = 1> (a, b) }"
-    )
+    graph = "(float[1,8,9,9] x) => (float[1,16,9,9] y) { a = Conv(x, w)  b = Conv(x, v)  y = Concat <axis = 1> (a, b) }"
     weights = {"w": normal(8, 8, 1, 1), "v": normal(8, 8, 1, 1, seed=1) / 500}
     model, x = model_of(graph, weights), normal(1, 8, 9, 9, seed=9)
     wanted = outputs(model, {"x": x})["y"]
@@ -590,3 +590,71 @@ def test_portable_models_have_standard_operators_only() -> None:
     model, x = residual(), normal(2, 8, 9, 9, seed=3)
     quantized(model, [{"x": x}], StaticScheme.of(Target.cpu(isa={"avx2"}), vendor=False))
     assert all(not node.domain for node in model.graph)
+
+
+@pytest.mark.parametrize("scheme", [StaticScheme(), StaticScheme("u16")])
+@pytest.mark.parametrize(
+    "reader", ["y = Conv(a, v)", "y = Conv(b, v)", "c = Conv(a, v)  d = Conv(b, v)  y = Add(c, d)"]
+)
+def test_every_used_part_of_a_split_is_there(scheme: StaticScheme, reader: str) -> None:
+    graph = (
+        f"(float[n,8,9,9] x) => (float[n,4,7,7] y) {{ t = Conv(x, w)  a, b = Split <axis = 1> (t, sizes)  {reader} }}"
+    )
+    weights = {"w": normal(16, 8, 3, 3), "v": normal(4, 8, 1, 1), "sizes": np.array([8, 8])}
+    model, feeds = model_of(graph, weights), {"x": normal(2, 8, 9, 9, seed=1)}
+    wanted = outputs(model, feeds)["y"]
+    quantized(model, [feeds], scheme)
+    assert "Split" in operators(model)
+    np.testing.assert_allclose(outputs(model, feeds)["y"], wanted, atol=0.05 * np.abs(wanted).max())
+
+
+def test_a_crop_that_fills_with_floats_is_no_mover() -> None:
+    graph = """(float[1,8,9,9] x) => (float[1,4,14,14] y) { t = Conv(x, w)  r = Resize <mode = "nearest",
+    coordinate_transformation_mode = "tf_crop_and_resize"> (t, roi, scales)  y = Conv(r, v) }"""
+    roi = np.array([0, 0, -0.5, -0.5, 1, 1, 1.5, 1.5], np.float32)
+    weights = {"w": normal(16, 8, 3, 3), "v": normal(4, 16, 1, 1), "roi": roi}
+    model = model_of(graph, {**weights, "scales": np.array([1, 1, 2, 2], np.float32)})
+    feeds = {"x": normal(1, 8, 9, 9, seed=1) + 2}
+    wanted = outputs(model, feeds)["y"]
+    quantized(model, [feeds])
+    np.testing.assert_allclose(outputs(model, feeds)["y"], wanted, atol=0.05 * np.abs(wanted).max())
+
+
+def test_a_bias_that_switches_results_off_stays() -> None:
+    weights = {"w": normal(48, 40), "b": np.where(np.arange(40) == 3, -np.inf, 1).astype(np.float32)}
+    model = model_of("(float[n,48] x) => (float[n,40] y) { m = MatMul(x, w)  y = Add(m, b) }", weights)
+    feeds = {"x": normal(5, 48, seed=1)}
+    wanted = outputs(model, feeds)["y"]
+    assert len(quantized(model, [feeds])[0]) == 1
+    got = outputs(model, feeds)["y"]
+    np.testing.assert_array_equal(got[:, 3], wanted[:, 3])
+    np.testing.assert_allclose(np.delete(got, 3, 1), np.delete(wanted, 3, 1), atol=0.5)
+
+
+def test_where_the_maxima_are_is_not_lost() -> None:
+    graph = """(float[n,8,9,9] x) => (float[n,4,7,7] y, int64[n,16,7,7] i) { t = Conv(x, w)
+    m, i = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (t)  y = Conv(m, v) }"""
+    model = model_of(graph, {"w": normal(16, 8, 3, 3), "v": normal(4, 16, 1, 1)})
+    feeds = {"x": normal(1, 8, 9, 9, seed=1)}
+    wanted = outputs(model, feeds)
+    assert {each.node.op_type for each in find_static(model).nodes} == {"Conv"}
+    quantized(model, [feeds])
+    got = outputs(model, feeds)
+    assert got["i"].shape == wanted["i"].shape
+    np.testing.assert_allclose(got["y"], wanted["y"], atol=0.05 * np.abs(wanted["y"]).max())
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+def test_products_that_were_fused_before_are_products(turned: int) -> None:
+    graph = f"""(float[n,3,48] x) => (float[n,3,40] y) {{
+    m = com.microsoft.FusedMatMul <alpha = 0.5, transB = {turned}> (x, w)  y = Add(m, b) }}"""
+    weights = {"w": normal(40, 48) if turned else normal(48, 40), "b": normal(40)}
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]> main {graph}')
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
+    model = ir.from_proto(proto)
+    infer_model(model)
+    feeds = {"x": normal(2, 3, 48, seed=1)}
+    wanted = outputs(model, feeds)["y"]
+    assert len(quantized(model, [feeds])[0]) == 1
+    assert "MatMulIntegerToFloat" in operators(model)
+    np.testing.assert_allclose(outputs(model, feeds)["y"], wanted, atol=0.05 * np.abs(wanted).max())

@@ -425,3 +425,32 @@ def test_what_the_target_lacks_is_named() -> None:
     assert "blocks need opset 21, and the model cannot be raised" in refusal(
         model, context(bare, portable=True), BlockScheme(vendor=False)
     )
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+@pytest.mark.parametrize("scheme", [BlockScheme(8, 32), BlockScheme(8, 32, vendor=False)])
+def test_products_that_were_fused_before_are_layers(turned: int, scheme: BlockScheme) -> None:
+    graph = f"""<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]> main (float[n,48] x) => (float[n,40] y) {{
+    m = com.microsoft.FusedMatMul <alpha = 0.5, transB = {turned}> (x, w)  y = Add(m, b) }}"""
+    weight, bias, x = normal(48, 40), normal(40, seed=1), normal(3, 48, seed=2)
+    proto = onnx.parser.parse_model(graph)
+    for name, array in {"w": np.ascontiguousarray(weight.T) if turned else weight, "b": bias}.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model = ir.from_proto(proto)
+    infer_model(model)
+    assert changed(model, scheme) == 1
+    close(outputs(model, x), x @ weight / 2 + bias, 0.02)
+
+
+def test_a_portable_weight_lies_in_the_subgraph_that_reads_it() -> None:
+    graph = """<ir_version: 10, opset_import: ["": 21]> main (float[n,48] x, bool c) => (float[n,40] y) {
+    y = If (c) <then_branch = one () => (float[n,40] a) { a = MatMul(x, w) },
+    else_branch = two () => (float[n,40] b) { t = Relu(x)  b = MatMul(t, w) }> }"""
+    proto, weight, x = onnx.parser.parse_model(graph), normal(48, 40), normal(3, 48, seed=2)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    model = ir.from_proto(proto)
+    infer_model(model)
+    assert changed(model, BlockScheme(8, 32, vendor=False)) == 2
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    for flag, wanted in ((True, x @ weight), (False, np.maximum(x, 0) @ weight)):
+        close(session.run(None, {"x": x, "c": np.array(flag)})[0], wanted, 0.05)

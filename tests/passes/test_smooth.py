@@ -1,5 +1,6 @@
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from accelc.data import Feed, Sample
 from accelc.errors import UsageError
 from accelc.pass_base import PassResult, make_pass, run_pass
 from accelc.passes.quantization.linear import find_linear
+from accelc.passes.quantization.migrate_into import Migration
 from accelc.passes.quantization.migration import Product, capped, cautious, divisors
 from accelc.passes.smooth import Smooth
+from accelc.plugins import find_pass
 from accelc.runner import Runner
 from accelc.testing import context
 
@@ -206,3 +209,41 @@ def test_the_judged_error_is_that_of_int8() -> None:
 def test_options_are_checked(alpha: str) -> None:
     with pytest.raises(UsageError, match="alpha"):
         make_pass(Smooth, {"alpha": alpha})
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        "{ k = MatMul(x, v)  r = Relu(k)  y = Gemm(r, w, r) }",
+        "{ k = MatMul(x, v)  r = Relu(k)  s = Relu(r)  m = Mul(r, s)  y = MatMul(m, w) }",
+    ],
+)
+def test_a_value_that_is_read_twice_is_not_divided_for_one_reader(graph: str, runner: Runner) -> None:
+    factors = outlying(48)
+    weights = {"v": normal(32, 48) * factors, "w": normal(48, 48, seed=1)}
+    model = model_of(f"(float[n,32] x) => (float[n,48] y) {graph}", weights)
+    feeds = {"x": normal(16, 32, seed=2)}
+    wanted = outputs(model, feeds)[0]
+    smoothed(model, calibrated(runner, [feeds]), alpha=0.5)
+    np.testing.assert_allclose(outputs(model, feeds)[0], wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_keys_that_are_the_values_too_are_not_divided(runner: Runner) -> None:
+    graph = """(float[n,5,32] x) => (float[n,5,32] y) { q = MatMul(x, u)  k = MatMul(x, v)
+    a = com.microsoft.MultiHeadAttention <num_heads = 4> (q, k, k)  i = Identity(a)  y = MatMul(i, w) }"""
+    weights = {"u": normal(32, 32) / 8, "v": normal(32, 32, seed=1) * outlying(32), "w": normal(32, 32, seed=2)}
+    model = model_of(graph, weights)
+    attention = next(node for node in model.graph if node.op_type == "MultiHeadAttention")
+    made = {each.out: each for each in find_linear(model)[0]}
+    migration = Migration(ir.Scope(model.graph, model.graph, model.graph), ir.names(model), made)
+    keys = attention.inputs[1]
+    assert keys is not None
+    assert migration.into(keys, 32, {attention}) is None
+
+
+def test_a_target_without_int8_gains_nothing() -> None:
+    model = model_of("(float[n,32] x) => (float[n,48] y) { y = MatMul(x, w) }", {"w": normal(32, 48)})
+    cuda = context(target=replace(context().target, provider="CUDAExecutionProvider"))
+    for name in ("equalize", "smooth", "clip", "gptq", "adaround", "bias-correct"):
+        result = run_pass(make_pass(find_pass(name), {}), model, cuda)
+        assert result.skipped == "quantize writes no integers for CUDAExecutionProvider"

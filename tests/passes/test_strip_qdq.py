@@ -17,8 +17,10 @@ from accelc import ir
 from accelc.context import Context, Fuel, Settings
 from accelc.infer import infer_model
 from accelc.pass_base import PassResult, make_pass, run_pass
+from accelc.passes.quantization.layers import find_layers
 from accelc.passes.quantization.recognize import recognize
 from accelc.passes.quantization.strip_ranges import never_negative
+from accelc.passes.quantization.weights import BlockScheme, quantize_weights
 from accelc.passes.strip_qdq import StripQdq
 from accelc.structure import check as check_structure
 from accelc.target import Target
@@ -450,3 +452,18 @@ def test_who_quantized_it() -> None:
     model = model_of(DYNAMIC, {"w": small_weight(8, 4)})
     model.metadata_props["accelc.quantize"] = '{"scheme": "dynamic u8 x s8"}'
     assert str(recognize(model)).startswith("already quantized by accelc (dynamic u8 x s8): ")
+
+
+def test_a_table_in_the_blocks_of_a_product_becomes_float() -> None:
+    table = RNG.standard_normal((600, 64)).astype(np.float32)
+    graph = "(int64[3] i) => (float[3,600] y) { h = Gather(v, i)  t = Transpose(v)  y = MatMul(h, t) }"
+    model = model_of(graph, {"v": table})
+    layers = find_layers(model, embeddings=True, portable=False).layers
+    quantize_weights(model, layers, BlockScheme(8, 32), lambda _rule, _node: True)
+    kinds = {node.op_type for node in model.graph}
+    assert kinds == {"GatherBlockQuantized", "MatMulNBits", "Reshape"}
+    assert not stripped(model).details["kept"]
+    ids = np.array([5, -1, 0])
+    (got,) = run(ir.to_proto(model).SerializeToString(), {"i": ids})
+    np.testing.assert_allclose(got, table[ids] @ table.T, atol=0.4)
+    assert {node.op_type for node in model.graph} == {"Gather", "MatMul", "Reshape"}

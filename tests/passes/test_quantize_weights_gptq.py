@@ -1,0 +1,138 @@
+"""The search rounds weights in blocks by calibration data."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from accelc import ir
+from accelc.backends.cpu import CpuBackend
+from accelc.calibration import Calibration
+from accelc.context import Context, Settings
+from accelc.data import Feed, Sample
+from accelc.infer import infer_model
+from accelc.pass_base import PassResult, make_pass, run_pass
+from accelc.passes.gptq import Gptq
+from accelc.passes.quantization.gptq_numbers import Grid, blocks_on
+from accelc.passes.quantization.weights import BlockScheme
+from accelc.passes.quantization.weights_numbers import quantize_blocks
+from accelc.passes.quantize import Quantize
+from accelc.runner import Runner
+from accelc.testing import run
+
+Array = np.ndarray[Any, Any]
+GRAPH = "(float[n,96] x) => (float[n,64] y) { t = MatMul(x, w)  u = Add(t, b)  v = Relu(u)  y = Gemm(v, r) }"
+
+
+class Samples:
+    """Feed sets as calibration data."""
+
+    where, index, of = "samples", 0, 1
+
+    def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
+        self.feeds = feeds
+
+    @property
+    def count(self) -> int:
+        return len(self.feeds)
+
+    def __iter__(self) -> Iterator[Feed]:
+        return (Feed(values, f"samples[{i}]") for i, values in enumerate(self.feeds))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELC_CACHE", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    with Runner() as one:
+        yield one
+
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def inputs(rows: int, seed: int) -> dict[str, Array]:
+    """Most of their variance is in few directions, as it is in activations."""
+    mixed = normal(rows, 24, seed=seed) @ normal(24, 96, seed=99)
+    return {"x": np.asarray(mixed + 0.1 * normal(rows, 96, seed=seed + 1), np.float32)}
+
+
+def chain() -> ir.Model:
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> main {GRAPH}')
+    weights = {"w": normal(96, 80), "b": normal(80, seed=1), "r": normal(80, 64, seed=2)}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
+    for index, node in enumerate(proto.graph.node):
+        node.name = f"{node.op_type}{index}"
+    model = ir.from_proto(proto)
+    infer_model(model)
+    return model
+
+
+def output(model: ir.Model, feed: Mapping[str, Array]) -> Array:
+    return np.asarray(run(ir.to_proto(model).SerializeToString(), feed)[0])
+
+
+def quantized(
+    model: ir.Model, runner: Runner, data: Sequence[Mapping[str, Any]], first: str = "", **options: Any
+) -> PassResult:
+    held_out = inputs(50, 7)
+    samples = [Sample(Feed(held_out, "test"), {"y": output(model, held_out)})]
+    calibration = Calibration(Samples(data), lambda: runner) if data else None
+    settings = Settings(measure=True, max_drop=0.5)
+    ctx = Context(
+        CpuBackend().target(),
+        settings,
+        backend=CpuBackend(),
+        runner=runner,
+        samples=lambda: samples,
+        calibration=calibration,
+    )
+    if first:
+        run_pass(make_pass(Gptq, {"block_size": 16}), model, ctx)
+    return run_pass(make_pass(Quantize, {"measure": False, "scheme": "weights", **options}), model, ctx)
+
+
+def error(model: ir.Model) -> float:
+    feed = inputs(50, 7)
+    return float(np.square(output(model, feed) - output(chain(), feed)).sum())
+
+
+def test_data_makes_four_bits_more_accurate(runner: Runner) -> None:
+    plain, better = chain(), chain()
+    quantized(plain, runner, [], bits=4)
+    result = quantized(better, runner, [inputs(400, 3)], bits=4)
+    assert "weights of 2 layers rounded by GPTQ" in result.notes
+    assert [node.op_type for node in ir.walk(better)].count("MatMulNBits") == 2
+    assert error(better) < 0.5 * error(plain)
+
+
+def test_weights_that_are_rounded_already_stay(runner: Runner) -> None:
+    model, calibration = chain(), [inputs(400, 3)]
+    result = quantized(model, runner, calibration, first="gptq", bits=4, block_size=16)
+    assert not any("GPTQ" in note for note in result.notes)
+    assert result.changes == 2
+
+
+def test_eight_bits_are_rounded_to_nearest(runner: Runner) -> None:
+    result = quantized(chain(), runner, [inputs(400, 3)], bits=8)
+    assert not any("GPTQ" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("k", [96, 100])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_integers_of_a_weight_on_a_grid(k: int, symmetric: bool) -> None:
+    scheme = BlockScheme(4, 32, symmetric, clip=True)
+    weight = normal(k, 20)
+    grid, wanted = Grid.of(weight, scheme), quantize_blocks(weight, scheme)
+    found = blocks_on(grid, grid.nearest(weight, np.arange(k)), scheme)
+    np.testing.assert_array_equal(found.values, wanted.values)
+    np.testing.assert_array_equal(found.scales, wanted.scales)
+    assert (found.zeros is None) is symmetric
+    np.testing.assert_array_equal(found.packed_zeros(), wanted.packed_zeros())
