@@ -27,7 +27,7 @@ MAX_DEPTH = 20
 
 _EXACT = (
     "inline, constants, fixpoint(dce, fold, control-flow, shapes, identity, algebra, cast, transpose, reshape, slice, "
-    "concat, pad, gather, heads, cse), dedup, dce"
+    "concat, pad, gather, heads, cse), qdq, dedup, dce"
 )
 _FUSE = (
     "einsum, recurrent, commute, fixpoint(rotary, attention, gelu, norm, activation, resize, group-norm, batchnorm, "

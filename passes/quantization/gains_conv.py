@@ -69,7 +69,7 @@ class ConvCase:
             if self.relu:
                 nodes.append(helper.make_node("Relu", ["c" + copy], ["r" + copy], "relu" + copy))
             before = ("r" if self.relu else "c") + copy
-            pooling = {"kernel_shape": [_POOL] * rank, "strides": [_POOL] * rank, "ceil_mode": 1}
+            pooling: dict[str, Any] = {"kernel_shape": [_POOL] * rank, "strides": [_POOL] * rank, "ceil_mode": 1}
             nodes.append(helper.make_node("MaxPool", [before], ["y" + copy], "pool" + copy, **pooling))
             results.append(helper.make_tensor_value_info("y" + copy, kind, None))
         graph = helper.make_graph(
