@@ -455,8 +455,8 @@ def test_who_quantized_it() -> None:
 
 
 def test_a_table_in_the_blocks_of_a_product_becomes_float() -> None:
-    table = RNG.standard_normal((600, 64)).astype(np.float32)
-    graph = "(int64[3] i) => (float[3,600] y) { h = Gather(v, i)  t = Transpose(v)  y = MatMul(h, t) }"
+    table = RNG.standard_normal((2000, 64)).astype(np.float32)
+    graph = "(int64[3] i) => (float[3,2000] y) { h = Gather(v, i)  t = Transpose(v)  y = MatMul(h, t) }"
     model = model_of(graph, {"v": table})
     layers = find_layers(model, embeddings=True, portable=False).layers
     quantize_weights(model, layers, BlockScheme(8, 32), lambda _rule, _node: True)
