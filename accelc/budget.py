@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,8 @@ class Budget:
 
     Without a metric `drop` is a share: the cosine similarity of every output is at least 1 - drop, the root of its
     relative error energy at most sqrt(2 drop), and the top-1 accuracy falls by at most `drop` where the data has
-    labels. With a metric it is a share of the original's score where `relative`, else in the metric's unit.
+    labels; without labels, at most that share of rows of probabilities has another highest element. With a metric it
+    is a share of the original's score where `relative`, else in the metric's unit.
     """
 
     drop: float = 0.01
@@ -97,11 +98,18 @@ class Budget:
             score = self.metric.score(before, after, labels, self.relative)
             return Judgement(self._reason(score), quality, score=score)
         accuracy = None if labels is None else _accuracy(samples, outputs, labels)
-        reason = over_budget(quality, self.drop)
+        reason = over_budget(quality, self.drop) or self._decided(quality, samples[0].decided if labels is None else ())
         if accuracy is not None and accuracy.before - accuracy.after > self.drop + _SLACK:
             fall = f"accuracy falls from {accuracy.before:.4f} to {accuracy.after:.4f}"
             reason = f"{fall}, more than {self.drop:g}"
         return Judgement(reason, quality, accuracy)
+
+    def _decided(self, quality: Quality, names: Collection[str]) -> str:
+        """Why too many rows of probabilities decide otherwise; empty where few enough do."""
+        for each in quality.outputs:
+            if each.name in names and each.top1 is not None and each.top1 < 1 - self.drop - _SLACK:
+                return f"{each.name}: {100 * (1 - each.top1):.3g} % of the rows have another highest element"
+        return ""
 
     def check(self, samples: Sequence[Sample]) -> str:
         """What to say of a metric on these samples before anything is judged; empty when nothing.

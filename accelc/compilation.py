@@ -39,7 +39,7 @@ from accelc.settling import Settling
 from accelc.size import Size, size_of
 from accelc.streamed import STREAMING_THRESHOLD
 from accelc.target import Target
-from accelc.verify import Judge, Reference, Verdict
+from accelc.verdict import Judge, Reference, Verdict
 
 if TYPE_CHECKING:
     from accelc.calibration import Calibration

@@ -16,7 +16,8 @@ from accelc.inspection import PortInfo, port_info
 from accelc.runner import Runner
 from accelc.size import Size
 from accelc.source import Source
-from accelc.verify import Judge, Verdict, Verifier
+from accelc.verdict import Judge, Verdict
+from accelc.verify import Verifier
 
 SCHEMA = "accelc.diff/1"
 

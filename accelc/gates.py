@@ -17,7 +17,8 @@ from accelc.pass_base import Pass, PassRecord, PassResult
 from accelc.placement import not_on_processor
 from accelc.runner import Runner, RuntimeFailure, Session
 from accelc.source import Source
-from accelc.verify import Judge, Reference, Verifier
+from accelc.verdict import Judge, Reference
+from accelc.verify import Verifier
 
 
 def grower(records: Sequence[PassRecord], weights: int) -> str:

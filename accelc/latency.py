@@ -11,7 +11,7 @@ from accelc.errors import PassError
 from accelc.gates import Timing
 from accelc.measure import Comparison, never_slower
 from accelc.runner import RuntimeFailure
-from accelc.verify import Verdict
+from accelc.verdict import Verdict
 
 if TYPE_CHECKING:
     from accelc.compilation import Compilation

@@ -13,7 +13,8 @@ from accelc.budget import Budget
 from accelc.data import Preprocessing
 from accelc.runner import Runner
 from accelc.source import ModelLike, Source
-from accelc.verify import Reference, Verifier
+from accelc.verdict import Reference
+from accelc.verify import Verifier
 
 
 class Original:

@@ -15,7 +15,7 @@ from accelc.measure import Comparison
 from accelc.pass_base import PassRecord
 from accelc.placement import Placement
 from accelc.size import Size
-from accelc.verify import Verdict
+from accelc.verdict import Verdict
 
 SCHEMA = "accelc.report/1"
 SEVERAL = "accelc.reports/1"

@@ -10,7 +10,7 @@ from accelc.bisect import find_guilty
 from accelc.candidate import Attempt
 from accelc.errors import AccelcError, PassError, VerifyError
 from accelc.gates import NumbersError, grower
-from accelc.verify import OVER_BUDGET, Verdict
+from accelc.verdict import OVER_BUDGET, Verdict
 
 if TYPE_CHECKING:
     from accelc.compilation import Compilation

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,18 @@ import onnx
 
 from accelc import compare, streamed
 from accelc.backend_base import Backend
-from accelc.budget import Accuracy, Budget
+from accelc.budget import Budget
 from accelc.data import (
     BATCH_SIZE,
     EvalData,
     Feed,
     Hints,
-    InputSpec,
     Preprocessing,
     Sample,
     find_feeds,
     infer_hints,
     load_data,
+    open_dataset,
     output_signature,
     signature,
     typical_feed,
@@ -36,10 +37,10 @@ from accelc.data import (
 from accelc.data.checks import is_finite
 from accelc.errors import AccelcError, ModelError, UsageError, VerifyError
 from accelc.importer.parse import read_proto
-from accelc.metrics import Score
 from accelc.output_parts import output_parts
 from accelc.runner import Runner, RuntimeFailure, Session
 from accelc.source import Source
+from accelc.verdict import OVER_BUDGET, TIMED, Judge, Reference, Verdict
 
 DATA_RUN_LIMIT_S = 600.0
 RUN_LIMIT_S = 8.0
@@ -52,68 +53,6 @@ EDGE_SETS = 3
 
 EDGE = compare.Tolerance(scale=100.0, finite_only=True)
 """Extreme inputs amplify rounding: there only gross errors count, unless the passes claim to be exact."""
-
-OVER_BUDGET = "over budget"
-"""The status of a result that loses more than it may. It is kept only where the user asked for just that."""
-
-
-@dataclass(frozen=True)
-class Judge:
-    """What a result must be.
-
-    exact: the same bits. lossy: quality may be lost, as much as the verifier's budget allows; else equality up to
-    rounding. changes_function: anything goes that runs; quality is only reported.
-    """
-
-    exact: bool = False
-    lossy: bool = False
-    changes_function: bool = False
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """status: same, within budget, over budget, reported (the passes change the function on purpose), different, or
-    skipped. reason: why it is different, over budget or was skipped, and which outputs are random.
-
-    quality: figures over all samples, when there are any. accuracy, score: see Judgement. samples: how many were
-    compared. limit: the drop of the budget, as it was given.
-    """
-
-    status: str
-    reason: str = ""
-    quality: compare.Quality | None = None
-    accuracy: Accuracy | None = None
-    samples: int = 0
-    descriptions: tuple[str, ...] = ()
-    score: Score | None = None
-    limit: str = ""
-
-    @property
-    def passed(self) -> bool:
-        return self.status not in ("different", OVER_BUDGET)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the original computes. skipped: why nothing can be compared; unstable: outputs of random operators."""
-
-    samples: tuple[Sample, ...] = ()
-    data: EvalData | None = None
-    unstable: frozenset[str] = frozenset()
-    skipped: str = ""
-    notes: tuple[str, ...] = ()
-    typical: Feed | None = None
-
-    def fitting(self, specs: Sequence[InputSpec]) -> Reference:
-        """The same with only the samples whose sizes these inputs take: a result may be made for fixed sizes."""
-        kept = tuple(sample for sample in self.samples if all(_fits(sample.feed, spec) for spec in specs))
-        return self if len(kept) == len(self.samples) else replace(self, samples=kept)
-
-    @property
-    def measuring(self) -> list[Feed]:
-        """What to measure latency on: the user's data, else inputs of the usual size, else what runs."""
-        ordinary = [sample.feed for sample in self.samples if not sample.feed.edge]
-        return [self.typical] if self.typical is not None else ordinary[:3]
 
 
 Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -167,11 +106,12 @@ class Verifier:
         return self._reference
 
     def _prepare(self) -> Reference:
-        data = None
+        data, timed = None, tuple[Feed, ...]()
         if self.data_path is not None:
             size = BATCH_SIZE if self.most is None else 1
             steps, most = self.preprocessing, self.most
             data = load_data(self.data_path, self.specs, batch_size=size, preprocessing=steps, most=most)
+            timed = tuple(islice(open_dataset(self.data_path, self.specs, preprocessing=steps), TIMED))
         try:
             run, close = self._open_original()
         except RuntimeFailure as failure:
@@ -181,7 +121,7 @@ class Verifier:
                 "ONNX Runtime refuses the model", where=self._where(), why=failure.why or failure.what
             ) from failure
         try:
-            return self._run_original(run, data)
+            return self._run_original(run, data, timed)
         finally:
             close()
 
@@ -202,10 +142,14 @@ class Verifier:
         assert failure is not None
         raise failure
 
-    def _session(self, form: Path | bytes, on: Backend | None = None) -> tuple[Run, Callable[[], None]]:
+    def _session(
+        self, form: Path | bytes, on: Backend | None = None, *, as_it_runs: bool = False
+    ) -> tuple[Run, Callable[[], None]]:
+        """as_it_runs: under the runtime's defaults, which alone make integer kernels of quantized operators."""
         folder = self.source.base_dir if isinstance(form, bytes) else None
         load = self.runner.load if on is None else partial(on.load, self.runner)
-        session: Session = load(form, optimize=False, threads=1, folder=folder, config=PLAIN, timeout=LOAD_LIMIT_S)
+        plain: dict[str, Any] = {} if as_it_runs else {"optimize": False, "threads": 1, "config": PLAIN}
+        session: Session = load(form, folder=folder, timeout=LOAD_LIMIT_S, **plain)
         limit = RUN_LIMIT_S if self.data_path is None else DATA_RUN_LIMIT_S
         return partial(self.runner.run, session, timeout=limit), partial(self.runner.close, session)
 
@@ -213,8 +157,7 @@ class Verifier:
         folder = form.parent if isinstance(form, Path) else self.source.base_dir
         return partial(streamed.run_streamed, self.runner, form, folder), lambda: None
 
-    def _run_original(self, run: Run, data: EvalData | None) -> Reference:
-        typical: Feed | None = None
+    def _run_original(self, run: Run, data: EvalData | None, timed: tuple[Feed, ...]) -> Reference:
         if data is not None:
             samples = []
             counted = self.most is None or self.budget.metric is not None  # a few labels tell accuracy too coarsely
@@ -230,6 +173,7 @@ class Verifier:
             except _TooSlow:
                 return Reference(skipped=f"one run of the original takes more than {RUN_LIMIT_S:g} s")
             typical = typical_feed(self.specs, run, seed=self.seed, hints=self._hints) if samples else None
+            timed = () if typical is None else (typical,)
         if not samples:
             return Reference(
                 skipped="the original runs on none of the generated inputs; give some with --eval data.npz"
@@ -239,10 +183,11 @@ class Verifier:
             unstable = compare.random_outputs(run, samples[0].feed.values)
         except AccelcError as error:
             return Reference(skipped=f"the original runs once but not twice: {error}")
-        samples = [replace(sample, parts=self._parts) for sample in samples]
+        decided = frozenset[str]() if data is None else _distributions(samples)
+        samples = [replace(sample, parts=self._parts, decided=decided) for sample in samples]
         told = self.budget.check([sample for sample in samples if not sample.feed.edge])
         notes = (*(data.notes if data is not None else ()), *([told] if told else []))
-        return Reference(tuple(samples), data, unstable, notes=notes, typical=typical)
+        return Reference(tuple(samples), data, unstable, notes=notes, timed=timed)
 
     def _run_on(self, feed: Feed, run: Run) -> Mapping[str, Any]:
         """The original's outputs on a feed set of the user's data.
@@ -281,7 +226,7 @@ class Verifier:
         proto = read_proto(result, leave_weights=True)[0]
         big = streamed.weight_bytes(proto) > streamed.STREAMING_THRESHOLD
         try:
-            run, close = self._streamed(result) if big else self._session(result, on)
+            run, close = self._streamed(result) if big else self._session(result, on, as_it_runs=judge.lossy)
         except AccelcError as error:
             return Verdict("different", f"the result does not load: {getattr(error, 'why', '') or error}")
         try:
@@ -374,11 +319,16 @@ def _not_finite(values: Mapping[str, Any]) -> str:
     return next((name for name, value in values.items() if not is_finite(value)), "")
 
 
-def _fits(feed: Feed, spec: InputSpec) -> bool:
-    shape = getattr(feed.values.get(spec.name), "shape", None)
-    if spec.shape is None or shape is None or len(shape) != len(spec.shape):
-        return True
-    return all(not isinstance(want, int) or want == have for want, have in zip(spec.shape, shape, strict=True))
+def _distributions(samples: Sequence[Sample]) -> frozenset[str]:
+    """Outputs whose rows are probabilities in all samples: their highest element is the answer."""
+
+    def is_one(value: Any) -> bool:
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.ndim < 2 or value.shape[-1] < 2:
+            return False
+        return bool(value.size and value.min() >= 0 and np.allclose(value.sum(axis=-1), 1, atol=1e-3))
+
+    names = samples[0].outputs if samples else ()
+    return frozenset(name for name in names if all(is_one(sample.outputs.get(name)) for sample in samples))
 
 
 def _is_size(dim: int | str) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from accelc.metrics import Score
     from accelc.placement import Placement
     from accelc.report import Report
-    from accelc.verify import Verdict
+    from accelc.verdict import Verdict
 
 _PLAIN_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 _GOOD, _BAD, _CAUTION, QUIET = "green", "red", "yellow", "dim"

@@ -44,13 +44,15 @@ class Feed:
 class Sample:
     """A feed set that runs, with the outputs it gave, and the labels of the user's data along its first axis.
 
-    parts: of outputs that are several things in one.
+    parts: of outputs that are several things in one. decided: outputs whose rows are probabilities of which the
+    highest is the answer.
     """
 
     feed: Feed
     outputs: Values
     labels: NDArray[Any] | None = None
     parts: Mapping[str, Parts] = field(default_factory=dict)
+    decided: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

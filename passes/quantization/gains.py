@@ -39,8 +39,8 @@ _GUESSED: Mapping[Form, float] = {"dynamic": 1.5, "static": 1.8, "weight8": 1.2,
 _GUESSED_ONE_ROW: Mapping[Form, float] = {"dynamic": 2.0, "static": 2.0, "weight8": 2.5, "weight4": 3.3}
 _REACH = 4.0
 """Where the range of what is normally distributed ends, in standard deviations."""
-_OF_A_TABLE = 1e-12
-"""Seconds that a byte of a table counts as, so that tables are given up when they are what costs quality."""
+_OF_A_TABLE = 1e-11
+"""Seconds that a byte of a table counts as: tables are given up when they are what costs quality, and not before."""
 
 _BORDERS = 0.8
 """A convolution between others in integers is left in float only if it is slower than this: there its inputs and its

@@ -215,6 +215,7 @@ class Search:
             known,
             self._frontiers(forms, known),
             self._judge,
+            self._glance,
             self._proceed,
             self.bench.trial.budget.drop,
         ).find()
@@ -275,6 +276,10 @@ class Search:
         """Forms that save time somewhere; what others cost in quality need not be known."""
         return tuple(f for f in forms if any(f in unit.forms and self._gain(unit, f) > 0 for unit in self.units))
 
+    def _glance(self, plan: Plan) -> float:
+        """What a plan does to the outputs on a few samples."""
+        return damage_of(self.bench.trial.quality(self.bench.candidate(plan), _SAMPLES))
+
     def _measure_impact(self, known: Sensitivity, plan: Plan) -> dict[int, float]:
         """How much the outputs suffer from errors of each unit, by groups as small as time allows."""
         form, bench = plan.by_unit, self.bench
@@ -286,7 +291,7 @@ class Search:
         def damage(group: tuple[int, ...]) -> float:
             bench.trial.ctx.progress(f"quantize: what the outputs suffer from {len(group)} of {len(form)} layers")
             part = Plan.of({unit: form[unit] for unit in group}, ranges=plan.ranges)
-            return damage_of(bench.trial.quality(bench.candidate(part), _SAMPLES))
+            return self._glance(part)
 
         def squared(unit: int) -> float:
             return known.error(unit, form[unit]) ** 2

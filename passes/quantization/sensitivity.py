@@ -15,7 +15,7 @@ from .layers import Layer
 from .migrate_into import Migration
 from .numbers import Floats, product_error
 from .plan import BLOCK_FORMS, Form, Parts
-from .smoothing import Remedy, Rows, Seen, find_remedy, is_free, migration_of
+from .smoothing import Remedy, Seen, find_remedy, is_free, migration_of, some_rows
 from .static import layer_errors
 from .trial import Trial
 from .weights import rounded_blocks
@@ -118,36 +118,32 @@ class _Work:
         if form in BLOCK_FORMS:
             known = self.parts.blocks.setdefault(form, {})
             stored = rounded_blocks(layer, self.parts.schemes.blocks(form), known).floats()
-            errors = [weight_error(each.rows, matrix, stored) for each in seen.inputs]
+            errors = [weight_error(each, matrix, stored) for each in seen.inputs]
         else:
             int8 = rounded(layer, self.parts.schemes.dynamic, self.parts.known)
-            errors = [product_error(each.rows, matrix, int8) for each in seen.inputs]
+            errors = [product_error(each, matrix, int8) for each in seen.inputs]
         return float(np.sqrt(np.mean(np.square(errors))))
 
     def seen(self, values: Sequence[ir.Value]) -> dict[int, Seen]:
         """What activations hold, by position; those in subgraphs are not known."""
         feeds = self.trial.feeds
-        inputs: dict[int, list[Rows]] = {}
+        inputs: dict[int, list[Floats]] = {}
+        largest: dict[int, Floats] = {}
         for feed in feeds[:: -(-len(feeds) // _INPUTS)]:
             for place, a in self.trial.probe(values, feed, shapes=False).items():
                 if a.size:
-                    inputs.setdefault(place, []).append(Rows.of(a, _ROWS))
-        largest = {
-            place: np.max([_largest(one.low, one.high) for one in found], axis=0) for place, found in inputs.items()
-        }
+                    inputs.setdefault(place, []).append(some_rows(a, _ROWS))
+                    columns = np.abs(a.reshape(-1, a.shape[-1])).max(axis=0).astype(np.float32)
+                    largest[place] = np.maximum(columns, largest.get(place, columns))
         calibration = self.trial.ctx.calibration
         if calibration is not None:
             places = {str(value.name): place for place, value in enumerate(values)}
             for name, one in calibration.statistics(self.parts.model, channels_wanted(self.parts, values)).items():
                 if one.channel_low is not None and one.channel_high is not None and places[name] in largest:
-                    of_all = _largest(one.channel_low, one.channel_high)
+                    of_all = np.maximum(np.abs(one.channel_low), np.abs(one.channel_high)).astype(np.float32)
                     largest[places[name]] = np.maximum(largest[places[name]], of_all)
         few = calibration is None
-        return {place: Seen(tuple(found), largest[place].astype(np.float32), few) for place, found in inputs.items()}
-
-
-def _largest(low: Floats, high: Floats) -> Floats:
-    return np.maximum(np.abs(low), np.abs(high)).astype(np.float32)
+        return {place: Seen(tuple(found), largest[place], few) for place, found in inputs.items()}
 
 
 def channels_wanted(parts: Parts, values: Iterable[ir.Value]) -> dict[str, Observe]:

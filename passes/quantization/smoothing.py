@@ -13,8 +13,8 @@ from accelc import ir
 from .layers import Layer
 from .linear import find_linear
 from .migrate_into import Migration
-from .migration import ALPHAS, SHARES, Product, capped, cautious, divisors
-from .numbers import Floats, Scheme
+from .migration import ALPHAS, SHARES, capped, cautious, divisors
+from .numbers import Floats, Scheme, product_error, quantize_weight
 
 _MOST_COLUMNS = 192
 """Columns of weights on which a choice is judged."""
@@ -37,31 +37,12 @@ class Remedy:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows [R, K] of an activation on one input, its largest and smallest element among them, and the range of each
-    column there, [K]."""
-
-    rows: Floats
-    low: Floats
-    high: Floats
-
-    @classmethod
-    def of(cls, activation: Floats, most: int) -> Rows:
-        """About `most` rows of an activation [..., K] that is not empty."""
-        rows = activation.reshape(-1, activation.shape[-1]).astype(np.float32)
-        chosen = {*range(0, len(rows), max(1, len(rows) // most)), int(rows.max(axis=1).argmax())}
-        some = sorted(chosen | {int(rows.min(axis=1).argmin())})
-        return cls(rows[some], rows.min(axis=0), rows.max(axis=0))
-
-
-@dataclass(frozen=True)
 class Seen:
-    """An activation on some inputs, and the largest magnitude of each column, [K], on all of them.
-
-    few: these are generated inputs only.
+    """Rows [R, K] of an activation on each of some inputs, the largest and the smallest element of that input among
+    them, and the largest magnitude of each column, [K], on all inputs. few: there are generated inputs only.
     """
 
-    inputs: tuple[Rows, ...]
+    inputs: tuple[Floats, ...]
     largest: Floats
     few: bool
 
@@ -75,15 +56,13 @@ def find_remedy(layers: Sequence[Layer], seen: Seen, scheme: Scheme, *, free: bo
         return None
     weights = np.concatenate([layer.matrix() for layer in layers], axis=1)
     columns = np.ascontiguousarray(weights[:, :: -(-weights.shape[1] // _MOST_COLUMNS)])
-    products = [
-        Product(each.rows, columns, each.low, each.high, top=scheme.top, per_channel=scheme.per_channel)
-        for each in seen.inputs
-    ]
 
-    def error(chosen: Floats | None) -> float:
-        return float(np.sqrt(np.mean([product.error(chosen) ** 2 for product in products])))
+    def error(chosen: Floats) -> float:
+        scaled = columns * chosen[:, None]
+        int8 = quantize_weight(scaled, scheme)
+        return float(np.sqrt(np.mean([product_error(rows / chosen, scaled, int8) ** 2 for rows in seen.inputs])))
 
-    before = error(None)
+    before = error(np.ones(len(columns), np.float32))
     after, best = min(
         ((error(each), each) for each in _choices(seen, weights)), key=itemgetter(0), default=(before, None)
     )
@@ -100,6 +79,14 @@ def _choices(seen: Seen, weights: Floats) -> list[Floats]:
     by_row = np.abs(weights).max(axis=1)
     caps = [found for share in SHARES[::2] if (found := capped(largest, share)) is not None]
     return [divisors(largest, by_row, alpha) for alpha in ALPHAS[::2]] + caps
+
+
+def some_rows(activation: Floats, most: int) -> Floats:
+    """About `most` rows of an activation [..., K] that is not empty, with its largest and its smallest element."""
+    rows = activation.reshape(-1, activation.shape[-1]).astype(np.float32)
+    extreme = {int(rows.max(axis=1).argmax()), int(rows.min(axis=1).argmin())}
+    chosen: Floats = rows[sorted({*range(0, len(rows), max(1, len(rows) // most)), *extreme})]
+    return chosen
 
 
 def migration_of(model: ir.Model) -> Migration:

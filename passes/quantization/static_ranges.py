@@ -18,6 +18,15 @@ _LEAST_PART = 1 / 8
 """Of the range of what a Concat makes: what each part must fill, or the result cannot hold it in one scale."""
 
 
+_BOUNDED: Mapping[str, tuple[float, float]] = {
+    "Sigmoid": (0.0, 1.0),
+    "HardSigmoid": (0.0, 1.0),
+    "Softmax": (0.0, 1.0),
+    "Tanh": (-1.0, 1.0),
+}
+"""What these operators can make: calibration data without any clear case shows less of it."""
+
+
 class Scales:
     """Scales of the activations around nodes that compute in integers.
 
@@ -27,6 +36,7 @@ class Scales:
     def __init__(self, nodes: Sequence[StaticNode], ranges: Ranges, scheme: StaticScheme) -> None:
         self.ranges, self.scheme = ranges, scheme
         self._maker = {value: each for each in nodes for value in each.outs}
+        self._moves = {each.node: each.role == "mover" or each.node.op_type == "Concat" for each in nodes}
         self._parent: dict[ir.Value, ir.Value] = {}
         self._range: dict[ir.Value, tuple[float, float]] = {}
         self._clamped: dict[ir.Value, list[StaticNode]] = {}
@@ -55,6 +65,8 @@ class Scales:
         maker = self._maker.get(value)
         if maker is None or maker.out is not value:
             return min(found[0], 0.0), max(found[1], 0.0)
+        if maker.node.op_type in _BOUNDED and self._leaves(value):
+            return _BOUNDED[maker.node.op_type]
         return max(min(found[0], 0.0), maker.low), min(max(found[1], 0.0), maker.high)
 
     def mixture(self, each: StaticNode) -> str:
@@ -64,6 +76,11 @@ class Scales:
         spans = [high - low for low, high in map(self.range, each.reads)]
         least, most = min(spans), max(spans)
         return "" if least >= _LEAST_PART * most else f"it joins values of ranges {least:.3g} and {most:.3g} wide"
+
+    def _leaves(self, value: ir.Value) -> bool:
+        """Whether a value goes on as it is, perhaps out of the model, instead of into arithmetic on integers."""
+        moved = any(self._moves.get(use.node, True) for use in value.uses())
+        return moved or value.is_graph_output()
 
     def _root(self, value: ir.Value) -> ir.Value:
         while value in self._parent:

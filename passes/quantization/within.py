@@ -20,7 +20,7 @@ from .smoothing import Remedy
 _TRIES = 10
 _RETRIES, _FAILURES = 4, 2
 """Units that were given up and are tried once more, until some are too much."""
-_CHECKS = 8
+_CHECKS = 12
 """Tries to find remedies that do harm."""
 _KEPT_PROMISE = 0.4
 """Remedies that bring less of what they should are looked at one by one."""
@@ -34,7 +34,7 @@ Frontiers = Mapping[int, Sequence[Choice]]
 @dataclass
 class Within:
     """start: the fastest plan, which is too much. known: what each form costs in quality. frontiers: the choices of
-    each unit, given the errors that are left once activations are smoothed. proceed: whether there is time to try more.
+    each unit, given the errors that are left once activations are smoothed. glance: what a plan does to a few samples. proceed: whether there is time to try more.
     """
 
     parts: Parts
@@ -43,6 +43,7 @@ class Within:
     known: Sensitivity
     frontiers: Frontiers
     judge: Callable[[Plan], Judgement]
+    glance: Callable[[Plan], float]
     proceed: Callable[[], bool]
     allowed: float
     tries: int = _TRIES
@@ -112,22 +113,21 @@ class Within:
     def _helpful(self) -> list[Remedy]:
         """The remedies without those that make the outputs worse, found by halving."""
         kept: list[Remedy] = []
-        waiting = [self._remedies] if self._remedies else []
+        waiting = [sorted(self._remedies, key=lambda each: each.layers)] if self._remedies else []
+        damage = self.glance(self.start) if waiting else 0.0
         for _ in range(_CHECKS):
-            if not waiting:
+            if not waiting or not self.proceed():
                 break
             part = waiting.pop(0)
             before, after = self._smoothed(kept), self._smoothed([*kept, *part])
-            gained = loss_of(self.judge(before)) - loss_of(self.judge(after))
-            expected = self._expected(before)
-            hoped = loss_of(self.judge(before)) * (1 - self._expected(after) / expected) if expected > 0 else 0.0
-            if gained > _KEPT_PROMISE * hoped or (len(part) == 1 and gained > 0):
+            found, expected = self.glance(after), self._expected(before)
+            hoped = damage * (1 - self._expected(after) / expected) if expected > 0 else 0.0
+            if damage - found > _KEPT_PROMISE * hoped or (len(part) == 1 and found < damage):
                 kept += part
+                damage = found
             elif len(part) > 1:
                 middle = len(part) // 2
                 waiting[:0] = [part[:middle], part[middle:]]
-            if not self.proceed():
-                break
         return kept
 
     def _smoothed(self, remedies: Iterable[Remedy]) -> Plan:

@@ -19,7 +19,8 @@ from accelc.measure import Comparison
 from accelc.runner import Runner
 from accelc.targets import Result
 from accelc.testing import run
-from accelc.verify import Verdict, Verifier
+from accelc.verdict import Verdict
+from accelc.verify import Verifier
 
 FAULTS = '''
 from dataclasses import dataclass

@@ -13,7 +13,8 @@ from accelc.errors import BackendError, ModelError, UsageError
 from accelc.options import Options
 from accelc.source import Source
 from accelc.targets import TargetsError, labels, named
-from accelc.verify import Reference, Verifier
+from accelc.verdict import Reference
+from accelc.verify import Verifier
 
 PLUGIN = '''
 from dataclasses import dataclass

@@ -396,6 +396,25 @@ def test_a_tied_table_goes_with_its_product_or_stays(runner: Runner) -> None:
         assert (ir.DataType.INT8 in dtypes) is embeddings
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_table_and_its_product_share_blocks(runner: Runner, bits: int) -> None:
+    graph = "(int64[1] i) => (float[1,2000] y) { x = Gather(table, i)  y = Gemm <transB = 1> (x, table) }"
+    model = model_of(graph, {"table": normal(2000, 128)})
+    before = ir.initializer_bytes(model)
+    options = {"scheme": "weights", "bits": bits, "islands": False}
+    result = quantized(model, runner, [{"i": np.array([7])}], settings=Settings(max_drop=0.5), **options)
+    assert result.changes == 2
+    assert {"GatherBlockQuantized", "MatMulNBits"} <= set(operators(model))
+    assert ir.initializer_bytes(model) < before * (bits + 2) / 32
+
+
+def test_four_bits_become_eight_where_they_are_too_few(runner: Runner) -> None:
+    model = model_of(MATMUL, {"w": normal(64, 48), "b": normal(48)})
+    options = {"scheme": "weights", "bits": 4, "block_size": 64}
+    result = quantized(model, runner, [{"x": normal(9, 64)}], settings=Settings(max_drop=0.001), **options)
+    assert [each["form"] for each in result.details["layers"]] == ["weight8"]
+
+
 def test_nothing_in_a_batch_is_fine(runner: Runner) -> None:
     model = model_of(MATMUL, {"w": normal(64, 48), "b": normal(48)})
     quantized(model, runner, [{"x": normal(9, 64)}])

@@ -658,3 +658,21 @@ def test_products_that_were_fused_before_are_products(turned: int) -> None:
     assert len(quantized(model, [feeds])[0]) == 1
     assert "MatMulIntegerToFloat" in operators(model)
     np.testing.assert_allclose(outputs(model, feeds)["y"], wanted, atol=0.05 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    "last", ["y = Sigmoid(a)", "b = Sigmoid(a)  y = Concat <axis = 1> (b, b)"], ids=["out", "joined"]
+)
+def test_a_bounded_result_keeps_its_whole_range(last: str) -> None:
+    """Calibration that saw no clear case must not cut off the clear ones."""
+    graph = f"(float[1,8,9,9] x) => (float[1,?,9,9] y) {{ a = Conv(x, w)  {last} }}".replace(
+        "?", "8" if "b" not in last else "16"
+    )
+    weights = {"w": normal(8, 8, 1, 1)}
+    model, x = model_of(graph, weights), normal(1, 8, 9, 9, seed=9)
+    wanted = outputs(model, {"x": x})["y"]
+    ranges = {**ranges_of(model, [{"x": x}]), "y": (0.0, 0.2), "b": (0.0, 0.2)}
+    every = find_static(model)
+    quantize_static(model, every, [each.index for each in every.nodes], ranges, StaticScheme(), lambda rule, node: True)
+    assert wanted.max() > 0.9
+    near(outputs(model, {"x": x})["y"], wanted, 0.03)

@@ -16,8 +16,12 @@ from accelc.data import Feed, Sample
 from accelc.infer import infer_model
 from accelc.pass_base import PassResult, make_pass, run_pass
 from accelc.passes.gptq import Gptq
+from accelc.passes.quantization.gains import Gains
 from accelc.passes.quantization.gptq_numbers import Grid, blocks_on
+from accelc.passes.quantization.prepare import Wishes, prepare
+from accelc.passes.quantization.trial import Trial
 from accelc.passes.quantization.weights import BlockScheme
+from accelc.passes.quantization.weights_gptq import round_by_data
 from accelc.passes.quantization.weights_numbers import quantize_blocks
 from accelc.passes.quantize import Quantize
 from accelc.runner import Runner
@@ -80,7 +84,12 @@ def output(model: ir.Model, feed: Mapping[str, Array]) -> Array:
 
 
 def quantized(
-    model: ir.Model, runner: Runner, data: Sequence[Mapping[str, Any]], first: str = "", **options: Any
+    model: ir.Model,
+    runner: Runner,
+    data: Sequence[Mapping[str, Any]],
+    first: str = "",
+    told: list[str] | None = None,
+    **options: Any,
 ) -> PassResult:
     held_out = inputs(50, 7)
     samples = [Sample(Feed(held_out, "test"), {"y": output(model, held_out)})]
@@ -96,7 +105,10 @@ def quantized(
     )
     if first:
         run_pass(make_pass(Gptq, {"block_size": 16}), model, ctx)
-    return run_pass(make_pass(Quantize, {"measure": False, "scheme": "weights", **options}), model, ctx)
+    result = run_pass(make_pass(Quantize, {"measure": False, "scheme": "weights", **options}), model, ctx)
+    if told is not None:
+        told += ctx.notes
+    return result
 
 
 def error(model: ir.Model) -> float:
@@ -120,9 +132,32 @@ def test_weights_that_are_rounded_already_stay(runner: Runner) -> None:
     assert result.changes == 2
 
 
+def test_the_opset_that_a_form_needs_is_told(runner: Runner) -> None:
+    model, told = chain(), list[str]()
+    model.graph.opset_imports[""] = 11
+    quantized(model, runner, [inputs(400, 3)], told=told, scheme="static")
+    assert model.graph.opset_imports[""] == 13
+    assert any(note.startswith("opset raised from 11 to 13 for static u8 x s8") for note in told)
+
+
 def test_eight_bits_are_rounded_to_nearest(runner: Runner) -> None:
     result = quantized(chain(), runner, [inputs(400, 3)], bits=8)
     assert not any("GPTQ" in note for note in result.notes)
+
+
+def test_without_speed_to_win_nothing_is_rounded(runner: Runner) -> None:
+    """Weights alone bring no speed to products with many rows, so a search for speed does not look at them."""
+    calibration = Calibration(Samples([inputs(400, 3)]), lambda: runner)
+    model, held_out = chain(), inputs(50, 7)
+    samples = [Sample(Feed(held_out, "test"), {"y": output(model, held_out)})]
+    ctx = Context(
+        CpuBackend().target(), backend=CpuBackend(), runner=runner, samples=lambda: samples, calibration=calibration
+    )
+    wishes = Wishes(("weight4",), None, None, True, True, "u8", [], embeddings=False)
+    gains = Gains(Trial(model, ctx), prepare(model, ctx, wishes).parts)
+    assert round_by_data(ctx, gains, 9.0, all_rows=False) == {}
+    assert sorted(index for index, _ in round_by_data(ctx, gains, 9.0, all_rows=True)) == [0, 1]
+    assert round_by_data(ctx, gains, -1.0, all_rows=True) == {}
 
 
 @pytest.mark.parametrize("k", [96, 100])
