@@ -20,7 +20,7 @@ from .quantization.plan import BLOCK_FORMS, Form
 from .quantization.preflight import preflight
 from .quantization.prepare import Prepared, Wishes, prepare
 from .quantization.search import Outcome, Search
-from .quantization.telling import METADATA, details, notes, record
+from .quantization.telling import METADATA, details, notes, record, stays
 from .quantization.trial import Trial
 from .quantization.weights import Blocked, raise_opset
 from .quantization.weights_gptq import round_by_data
@@ -145,7 +145,7 @@ class Quantize(Pass):
         outcome = found.outcome
         if outcome.skipped:
             told = details(ready, outcome, gains, curve=found.curve)
-            return PassResult(skipped=outcome.skipped, notes=(*ready.notes, *outcome.notes), details=told)
+            return PassResult(skipped=outcome.skipped, notes=(*ready.notes, *outcome.notes, *stays(ctx)), details=told)
         for form in {form for _, form in outcome.plan.forms} & {*BLOCK_FORMS}:
             raise_opset(model, ctx, parts.schemes.blocks(form))
         before = model.graph.opset_imports.get("", 0)

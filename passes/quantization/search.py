@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
@@ -59,7 +59,6 @@ class Search:
     ranges: str = ""
     reasons: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    clock: Callable[[], float] = monotonic
     _known: dict[tuple[Form, ...], Sensitivity] = field(default_factory=dict)
     _impact: dict[int, float] = field(default_factory=dict)
 
@@ -69,7 +68,7 @@ class Search:
 
     def run(self) -> Outcome:
         """Raises RuntimeFailure."""
-        begins = self.clock()
+        begins = monotonic()
         self._ends = begins + _TRIES_SHARE * self.seconds
         self.bench.start_curve()
         if self.measure:
@@ -93,7 +92,7 @@ class Search:
             return Outcome(Plan(), skipped=f"no layer stays inside --max-drop: {over}", reasons=self.reasons)
         if not self.measure:
             return self._outcome(found[0], None)
-        seconds = max(begins + self.seconds - self.clock(), (1 - _TRIES_SHARE) * self.seconds)
+        seconds = max(begins + self.seconds - monotonic(), (1 - _TRIES_SHARE) * self.seconds)
         finalists = Finalists(self.bench, self.gains, self._judge, seconds, self.notes)
         chosen, speed = finalists.choose(found)
         if speed.verdict != "faster":
@@ -112,8 +111,8 @@ class Search:
         """Sets of forms whose fastest plans differ: any of them, and each kind by itself."""
         kinds: tuple[tuple[Form, ...], ...] = (
             self.forms,
-            ("static", "table"),
             ("dynamic", "table"),
+            ("static", "table"),
             ("weight8", "weight4", "table"),
         )
         seen: dict[Plan, tuple[Form, ...]] = {}
@@ -146,7 +145,8 @@ class Search:
     def _products(self, plan: Plan) -> bool:
         return any(form != "table" for _, form in plan.forms)
 
-    def _frontiers(self, forms: Sequence[Form], known: Sensitivity | None) -> Frontiers:
+    def _frontiers(self, forms: Sequence[Form], known: Sensitivity | None, smooth: Collection[int] = ()) -> Frontiers:
+        """The choices of each unit. smooth: units whose activations are smoothed in the dynamic form."""
         found = {}
         for unit in self.units:
             choices = [
@@ -154,7 +154,7 @@ class Search:
                     unit.index,
                     form,
                     self._gain(unit, form),
-                    known.cost(unit.index, form, smooth=True) if known else 0.0,
+                    known.cost(unit.index, form, smooth=unit.index in smooth) if known else 0.0,
                 )
                 for form in unit.forms
                 if form in forms
@@ -176,19 +176,19 @@ class Search:
 
     def _proceed(self) -> bool:
         """Whether there is time to try more; if not, the report says it."""
-        late = self.clock() >= self._ends
+        late = monotonic() >= self._ends
         if late and _LATE not in self.notes:
             self.notes.append(_LATE)
         return not late
 
     def _judge(self, plan: Plan) -> Judgement:
-        start = self.clock()
+        start = monotonic()
         known = self.bench.knows(plan)
         if not known:
             self.bench.trial.ctx.progress(f"quantize: quality of {self.bench.parts.label(plan)}")
         judged = self.bench.judge(plan, self.gains.estimate(plan) if self.measure else None)
         if not known:
-            self._trial_seconds = self.clock() - start
+            self._trial_seconds = monotonic() - start
         return judged
 
     def _within_budget(self, forms: tuple[Form, ...], known_ratio: float) -> Candidate | None:
@@ -213,7 +213,7 @@ class Search:
             self.gains,
             start,
             known,
-            self._frontiers(forms, known),
+            lambda smooth: self._frontiers(forms, known, smooth),
             self._judge,
             self._glance,
             self._proceed,
@@ -260,9 +260,9 @@ class Search:
 
     def _sensitivity(self, forms: tuple[Form, ...], plan: Plan) -> Sensitivity:
         if forms not in self._known:
-            begins = self.clock()
+            begins = monotonic()
             known = measure_errors(self.bench.trial, self.bench.parts, self._gaining(forms), plan.ranges or self.ranges)
-            self._ends += self.clock() - begins  # looking at data is no try
+            self._ends += monotonic() - begins  # looking at data is no try
             for remedy in known.remedies:
                 self.bench.parts.divisors.update(dict.fromkeys(remedy.layers, remedy.divisors))
             if not self._impact:
@@ -283,8 +283,8 @@ class Search:
     def _measure_impact(self, known: Sensitivity, plan: Plan) -> dict[int, float]:
         """How much the outputs suffer from errors of each unit, by groups as small as time allows."""
         form, bench = plan.by_unit, self.bench
-        ends = self.clock() + _IMPACT_SHARE * (self._ends - self.clock())
-        groups = min(GROUPS, int((ends - self.clock()) / max(self._trial_seconds, 1e-6)), len(form))
+        ends = monotonic() + _IMPACT_SHARE * (self._ends - monotonic())
+        groups = min(GROUPS, int((ends - monotonic()) / max(self._trial_seconds, 1e-6)), len(form))
         if groups < _LEAST_GROUPS:
             return {}
 
@@ -296,4 +296,4 @@ class Search:
         def squared(unit: int) -> float:
             return known.error(unit, form[unit]) ** 2
 
-        return impacts(list(form), squared, damage, lambda: self.clock() < ends, groups)
+        return impacts(list(form), squared, damage, lambda: monotonic() < ends, groups)

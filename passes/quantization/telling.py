@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelc import ir
+from accelc.context import Context
 from accelc.target import Target
 
 from .gains import Gains
@@ -17,6 +18,7 @@ from .search import Outcome
 from .trial import ratio_text
 
 METADATA = "accelc.quantize"
+_FOR_INTEGERS = frozenset({"adaround", "bias-correct", "clip", "equalize", "gptq", "smooth"})
 
 
 def details(
@@ -87,6 +89,12 @@ def notes(ready: Prepared, outcome: Outcome, done: Done) -> tuple[str, ...]:
     if outcome.judged is not None and outcome.judged.reason:
         found.append(f"outside the quality budget: {outcome.judged.reason}")
     return (*found, f"{floats} layer(s) left in float, see the details") if floats else tuple(found)
+
+
+def stays(ctx: Context) -> tuple[str, ...]:
+    """What to say of passes that prepared for integers when there are none in the end."""
+    names = dict.fromkeys(each.name for each in ctx.records if each.name in _FOR_INTEGERS and each.changes)
+    return (f"what {' and '.join(names)} changed stays, as it was asked for",) if names else ()
 
 
 def parts_forms(counts: Mapping[str, int]) -> list[Form]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -34,14 +34,15 @@ Frontiers = Mapping[int, Sequence[Choice]]
 @dataclass
 class Within:
     """start: the fastest plan, which is too much. known: what each form costs in quality. frontiers: the choices of
-    each unit, given the errors that are left once activations are smoothed. glance: what a plan does to a few samples. proceed: whether there is time to try more.
+    each unit, given which units are smoothed. glance: what a plan does to a few samples.
+    proceed: whether there is time to try more.
     """
 
     parts: Parts
     gains: Gains
     start: Plan
     known: Sensitivity
-    frontiers: Frontiers
+    frontiers: Callable[[Collection[int]], Frontiers]
     judge: Callable[[Plan], Judgement]
     glance: Callable[[Plan], float]
     proceed: Callable[[], bool]
@@ -66,9 +67,10 @@ class Within:
     def _changes(self, remedies: Sequence[Remedy]) -> tuple[list[Step], Callable[[int], Plan]]:
         """Changes from the fastest plan on, the cheapest error first, and the plan after so many of them."""
         forms = self.start.by_unit
+        smoothed_units = {self.parts.unit_of[i].index for each in remedies for i in each.layers}
         frontiers = {
             unit: frontier((each for each in choices if _is_safer(each.form, forms.get(unit))), unit)
-            for unit, choices in self.frontiers.items()
+            for unit, choices in self.frontiers(smoothed_units).items()
         }
         top = fastest(frontiers)
         smoothed = [Step(-1, None, self._price(each), each.layers) for each in remedies]

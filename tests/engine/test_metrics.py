@@ -276,3 +276,14 @@ def test_a_perfect_original_loses_all_or_nothing() -> None:
     labels = one_hot([1, 2])
     assert score("psnr", [labels], [labels], labels).drop == 0
     assert score("psnr", [labels], [labels + 0.1], labels).drop == math.inf
+
+
+@pytest.mark.parametrize(("decided", "outside"), [(frozenset({"y"}), True), (frozenset[str](), False)])
+def test_rows_of_probabilities_must_decide_alike(decided: frozenset[str], outside: bool) -> None:
+    before = np.tile(np.array([[0.51, 0.49]], np.float32), (10, 1))
+    after = before.copy()
+    after[0] = before[0, ::-1]
+    sample = Sample(Feed({}, "test"), {"y": before}, decided=decided)
+    reason = Budget(0.01).judge([sample], [{"y": after}]).reason
+    assert ("10 % of the rows have another highest element" in reason) is outside
+    assert Budget(0.1).judge([sample], [{"y": after}]).reason == ""

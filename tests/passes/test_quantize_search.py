@@ -21,7 +21,7 @@ from accelc.data import Feed, Sample
 from accelc.errors import PassError
 from accelc.infer import infer_model
 from accelc.measure import Comparison, Verdict
-from accelc.pass_base import PassResult, make_pass, run_pass
+from accelc.pass_base import PassRecord, PassResult, make_pass, run_pass
 from accelc.passes.quantization.choices import Choice, fastest, frontier, steps
 from accelc.passes.quantization.curve import Curve, Point
 from accelc.passes.quantization.sensitivity import Sensitivity
@@ -91,6 +91,7 @@ def quantized(
     calibrate: bool = False,
     max_drop: float = 0.01,
     fuel: Fuel | None = None,
+    records: Sequence[PassRecord] = (),
     **options: Any,
 ) -> PassResult:
     samples = [Sample(Feed(feed, "test"), outputs(model, feed))]
@@ -103,6 +104,7 @@ def quantized(
         calibration=Calibration(Samples([Feed(feed, "test")]), lambda: runner) if calibrate else None,
         fuel=fuel,
     )
+    ctx.records.extend(records)
     return run_pass(make_pass(Quantize, options), model, ctx)
 
 
