@@ -20,9 +20,9 @@ from .smoothing import Remedy
 _TRIES = 10
 _RETRIES, _FAILURES = 4, 2
 """Units that were given up and are tried once more, until some are too much."""
-_CHECKS = 12
+_CHECKS = 16
 """Tries to find remedies that do harm."""
-_KEPT_PROMISE = 0.4
+_KEPT_PROMISE = 0.15
 """Remedies that bring less of what they should are looked at one by one."""
 _DOUBT = 1.2
 _MUL_S, _BYTES = 3e-6, 2.5e10

@@ -113,7 +113,10 @@ def comparison(ratio: float, verdict: Verdict = "faster") -> Comparison:
 
 
 def speeds(monkeypatch: pytest.MonkeyPatch, alone: Ratios, whole: Callable[[ir.Model], float] | float) -> list[int]:
-    """Let shapes alone, convolutions aside, and whole candidates be so much faster. How many candidates each comparison had."""
+    """Let shapes alone and whole candidates be so much faster, and convolutions twice unless alone names their form.
+
+    How many candidates each comparison had.
+    """
     asked: list[int] = []
 
     def compare(self: Trial, candidates: Sequence[ir.Model], seconds: float) -> list[Comparison]:
