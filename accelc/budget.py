@@ -12,6 +12,7 @@ import numpy as np
 from accelc.data import Sample, top1_accuracy
 from accelc.errors import UsageError
 from accelc.metrics import Metric, Score
+from accelc.padding import visible, without_padding
 from accelc.quality import Quality, measure_quality, over_budget
 
 DEFAULT_DROP = "1%"
@@ -85,11 +86,14 @@ class Budget:
     ) -> Judgement:
         """A result's outputs on samples beside what the original computed there. left_out: outputs not to look at.
 
+        Positions that an attention mask calls padding do not count.
+
         Raises VerifyError for outputs that cannot be set against the original's, UsageError for labels that do not
         fit the metric.
         """
-        before = [_without(sample.outputs, left_out) for sample in samples]
-        after = [_without(each, left_out) for each in outputs]
+        masks = [visible(sample.feed.values) for sample in samples]
+        before = [without_padding(_without(s.outputs, left_out), m) for s, m in zip(samples, masks, strict=True)]
+        after = [without_padding(_without(each, left_out), m) for each, m in zip(outputs, masks, strict=True)]
         quality = measure_quality(before, after, samples[0].parts if samples else None)
         if not samples:
             return Judgement(quality=quality)

@@ -28,7 +28,7 @@ from .quantization.weights_numbers import check_block_size
 
 __all__ = ["METADATA", "Quantize"]
 
-_SECONDS = 30.0
+_SECONDS = 60.0
 _TRIED = ("minmax", "percentile", "mse")
 """Calibration methods that the search compares."""
 _BITS = {"dynamic": (8, 7), "static": (8, 7), "weights": (8, 4), "auto": (8, 7, 4)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from time import monotonic
 
 from accelc.budget import Judgement
@@ -79,9 +80,11 @@ class Search:
             return Outcome(Plan(), skipped="nothing beats float: every layer is faster in float", reasons=self.reasons)
         found: list[Candidate] = []
         over = ""
-        for forms in starts:
+        starts = self._promising(starts)
+        for place, forms in enumerate(starts):
             if found and not self._proceed():
                 break
+            self._share_ends = monotonic() + (self._ends - monotonic()) / (len(starts) - place)
             best = max((self.gains.estimate(each.plan) or 0.0 for each in found), default=0.0)
             candidate = self._within_budget(forms, best if self.measure else 0.0)
             if candidate is None or not self._products(candidate.plan):
@@ -124,6 +127,18 @@ class Search:
         if not seen:
             self._say_slow()
         return list(seen.values())
+
+    def _promising(self, starts: list[tuple[Form, ...]]) -> list[tuple[Form, ...]]:
+        """Starts in the order of how little their fastest plans lose; what is inside the budget by how fast it is."""
+        if len(starts) == 1 or not self.measure:
+            return starts
+
+        def promise(forms: tuple[Form, ...]) -> tuple[float, float]:
+            plan = self._ranged(Plan.of(fastest(self._frontiers(forms, None)), ranges=self.ranges))
+            judged = self._judge(plan)
+            return (loss_of(judged) if judged.reason else 0.0), -(self.gains.estimate(plan) or 0.0)
+
+        return sorted(starts, key=promise)
 
     def _paying(self, forms: tuple[Form, ...]) -> tuple[Form, ...]:
         """Forms without those that are the fastest of some units but hardly save time: fewer bits cost quality."""
@@ -172,11 +187,12 @@ class Search:
     _over: str = ""
     _ranges_known: bool = False
     _ends: float = 0.0
+    _share_ends: float = inf
     _trial_seconds: float = 0.0
 
     def _proceed(self) -> bool:
         """Whether there is time to try more; if not, the report says it."""
-        late = monotonic() >= self._ends
+        late = monotonic() >= min(self._ends, self._share_ends)
         if late and _LATE not in self.notes:
             self.notes.append(_LATE)
         return not late
@@ -262,7 +278,8 @@ class Search:
         if forms not in self._known:
             begins = monotonic()
             known = measure_errors(self.bench.trial, self.bench.parts, self._gaining(forms), plan.ranges or self.ranges)
-            self._ends += monotonic() - begins  # looking at data is no try
+            spent = monotonic() - begins  # looking at data is no try
+            self._ends, self._share_ends = self._ends + spent, self._share_ends + spent
             for remedy in known.remedies:
                 self.bench.parts.divisors.update(dict.fromkeys(remedy.layers, remedy.divisors))
             if not self._impact:
@@ -283,7 +300,7 @@ class Search:
     def _measure_impact(self, known: Sensitivity, plan: Plan) -> dict[int, float]:
         """How much the outputs suffer from errors of each unit, by groups as small as time allows."""
         form, bench = plan.by_unit, self.bench
-        ends = monotonic() + _IMPACT_SHARE * (self._ends - monotonic())
+        ends = monotonic() + _IMPACT_SHARE * (min(self._ends, self._share_ends) - monotonic())
         groups = min(GROUPS, int((ends - monotonic()) / max(self._trial_seconds, 1e-6)), len(form))
         if groups < _LEAST_GROUPS:
             return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from accelc.runner import RuntimeFailure, Session
 
 _MOST_BYTES = 1_900_000_000
 """A model in memory; a protobuf holds at most 2 GiB."""
+_SHARE = 0.9
+"""Of the budget: what comes after the search rounds as well."""
 
 
 class Trial:
@@ -68,10 +71,13 @@ class Trial:
         return self.ctx.runner.load(data, optimize=optimize, threads=threads, folder=self.folder)
 
     def quality(self, candidate: ir.Model, most: int | None = None) -> Judgement:
-        """How good a candidate's outputs are beside the original's, by the user's budget; most: so many samples."""
+        """How good a candidate's outputs are beside the original's, by the user's budget; most: so many samples.
+
+        It runs under the runtime's own optimizations, which alone make integer kernels of quantized operators.
+        """
         samples = self.samples if most is None else self.samples[:: max(1, len(self.samples) // most)][:most]
         try:
-            session = self.load(candidate, optimize=False)
+            session = self.load(candidate, optimize=True)
             try:
                 outputs = [self.ctx.runner.run(session, sample.feed.values) for sample in samples]
             finally:
@@ -82,8 +88,9 @@ class Trial:
 
     @property
     def budget(self) -> Budget:
-        """What may be lost."""
-        return self.ctx.settings.budget
+        """What candidates may lose: a little less than the result, which is judged on the whole graph."""
+        budget = self.ctx.settings.budget
+        return replace(budget, drop=_SHARE * budget.drop)
 
     def compare(self, candidates: Sequence[ir.Model], seconds: float) -> list[Comparison]:
         """Candidates against the model, interleaved, under the runtime's defaults. Raises RuntimeFailure."""

@@ -287,3 +287,23 @@ def test_rows_of_probabilities_must_decide_alike(decided: frozenset[str], outsid
     reason = Budget(0.01).judge([sample], [{"y": after}]).reason
     assert ("10 % of the rows have another highest element" in reason) is outside
     assert Budget(0.1).judge([sample], [{"y": after}]).reason == ""
+
+
+def test_what_is_computed_for_padding_does_not_count() -> None:
+    mask = np.array([[1, 1, 0], [1, 0, 0]], np.int64)
+    before = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    after = before.copy()
+    after[mask == 0] += 100
+    pooled = before.mean(axis=1)
+
+    def drop(mask: Array, changed: Array) -> float:
+        sample = Sample(Feed({"attention_mask": mask}, "test"), {"y": before, "z": pooled})
+        quality = Budget(0.01).judge([sample], [{"y": changed, "z": pooled}]).quality
+        assert quality is not None
+        return 1 - quality.cosine
+
+    assert drop(mask, after) == pytest.approx(0, abs=1e-6)
+    assert drop(np.ones_like(mask), after) > 0.1
+    assert drop(mask * 2, after) > 0.1
+    after[0, 0] += 100
+    assert drop(mask, after) > 0.1
