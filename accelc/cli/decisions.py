@@ -172,7 +172,8 @@ def _speed(decision: Decision) -> Any:
 
     if decision.ratio is None:
         return render.text("no alternative can be used", "dim")
-    shown = f"{decision.ratio:.2f} [{decision.low or 0:.2f}, {decision.high or 0:.2f}]"
+    known = decision.low is not None and decision.high is not None
+    shown = f"{decision.ratio:.2f}" + (f" [{decision.low:.2f}, {decision.high:.2f}]" if known else "")
     if decision.choice == decision.alternative:
         return render.text(shown, "green")
     return render.text(f"{decision.alternative} {shown}", "dim")

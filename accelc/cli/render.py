@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -283,8 +284,11 @@ def _checks(found: Report) -> list[tuple[str, str | Text]]:
         rows += [("placement", line) for line in placement(found.placement)]
     if found.latency is not None:
         timed = found.latency
-        words = {"faster": "faster", "slower": "slower", "same": f"no difference beyond {100 * TOLERANCE:.0f} %"}
-        shown = f"{timed.ratio:.3f} times as fast, 95 % interval {timed.low:.3f} to {timed.high:.3f}: "
+        near = 1 - TOLERANCE <= timed.low and timed.high <= 1 + TOLERANCE
+        same = f"no difference beyond {100 * TOLERANCE:.0f} %" if near else "no difference that is certain"
+        words = {"faster": "faster", "slower": "slower", "same": same}
+        bounds = f", 95 % interval {timed.low:.3f} to {timed.high:.3f}" if isfinite(timed.high) else ""
+        shown = f"{timed.ratio:.3f} times as fast{bounds}: "
         rows.append(("latency", Text(shown + words[timed.verdict], style=_GOOD if timed.verdict == "faster" else "")))
         rows.append(("latency", Text(f"medians of {timed.rounds} interleaved rounds", style=QUIET)))
     if found.latency_note and (found.patches or found.latency is not None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,9 @@ class Trial:
 
 
 def ratio_text(comparison: Comparison) -> str:
-    """A ratio with its interval."""
+    """A ratio with its interval, where there were rounds enough for one."""
+    if not isfinite(comparison.high):
+        return f"{comparison.ratio:.2f} (in {comparison.rounds} round(s), too few to tell)"
     return f"{comparison.ratio:.2f} ({comparison.low:.2f} to {comparison.high:.2f})"
 
 
