@@ -26,8 +26,6 @@ _IMPACT_SHARE, _SAMPLES, _LEAST_GROUPS = 0.4, 4, 3
 """Of the time for tries: for groups of units alone, which are judged on so many samples."""
 _ROOM = 0.5
 """Ranges are not compared where the first ones cost no more than this share of the budget."""
-_DOUBT = 1.15
-"""Estimates may be off by so much."""
 _PAYS = 1.03
 _LATE = "the time for the search ran out: the best of what was tried is taken (a longer --search-time tries more)"
 
@@ -84,7 +82,7 @@ class Search:
         for place, forms in enumerate(starts):
             if found and not self._proceed():
                 break
-            self._share_ends = monotonic() + (self._ends - monotonic()) / (len(starts) - place)
+            self._share_ends = monotonic() + (self._ends - monotonic()) / min(len(starts) - place, 2)
             best = max((self.gains.estimate(each.plan) or 0.0 for each in found), default=0.0)
             candidate = self._within_budget(forms, best if self.measure else 0.0)
             if candidate is None or not self._products(candidate.plan):
@@ -221,8 +219,8 @@ class Search:
         if not judged.reason or not self.islands:
             return Candidate(start, judged, slow)
         self._over = judged.reason
-        if (self.gains.estimate(start) or known_ratio) * _DOUBT < known_ratio:
-            return None
+        if (self.gains.estimate(start) or known_ratio) < known_ratio:
+            return None  # it can only become slower
         known = self._sensitivity(forms, start)
         found = Within(
             self.bench.parts,
