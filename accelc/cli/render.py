@@ -284,7 +284,7 @@ def _checks(found: Report) -> list[tuple[str, str | Text]]:
         rows += [("placement", line) for line in placement(found.placement)]
     if found.latency is not None:
         timed = found.latency
-        near = 1 - TOLERANCE <= timed.low and timed.high <= 1 + TOLERANCE
+        near = timed.low >= 1 - TOLERANCE and timed.high <= 1 + TOLERANCE
         same = f"no difference beyond {100 * TOLERANCE:.0f} %" if near else "no difference that is certain"
         words = {"faster": "faster", "slower": "slower", "same": same}
         bounds = f", 95 % interval {timed.low:.3f} to {timed.high:.3f}" if isfinite(timed.high) else ""
