@@ -33,13 +33,15 @@ class Judgement:
     """reason: why a result is outside the budget; empty inside it.
 
     quality: None without samples. accuracy: by the first output's highest class, where the data has labels and no
-    metric was chosen. score: by the chosen metric.
+    metric was chosen. score: by the chosen metric. lost: what the budget's `drop` bounds, in its unit; 2, as of outputs
+    turned round, where nothing could be compared.
     """
 
     reason: str = ""
     quality: Quality | None = None
     accuracy: Accuracy | None = None
     score: Score | None = None
+    lost: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -96,24 +98,22 @@ class Budget:
         after = [without_padding(_without(each, left_out), m) for each, m in zip(outputs, masks, strict=True)]
         quality = measure_quality(before, after, samples[0].parts if samples else None)
         if not samples:
-            return Judgement(quality=quality)
+            return Judgement(quality=quality, lost=0.0)
         labels = labels_of(samples)
         if self.metric is not None:
             score = self.metric.score(before, after, labels, self.relative)
-            return Judgement(self._reason(score), quality, score=score)
+            return Judgement(self._reason(score), quality, score=score, lost=score.drop)
         accuracy = None if labels is None else _accuracy(samples, outputs, labels)
-        reason = over_budget(quality, self.drop) or self._decided(quality, samples[0].decided if labels is None else ())
-        if accuracy is not None and accuracy.before - accuracy.after > self.drop + _SLACK:
-            fall = f"accuracy falls from {accuracy.before:.4f} to {accuracy.after:.4f}"
-            reason = f"{fall}, more than {self.drop:g}"
-        return Judgement(reason, quality, accuracy)
-
-    def _decided(self, quality: Quality, names: Collection[str]) -> str:
-        """Why too many rows of probabilities decide otherwise; empty where few enough do."""
-        for each in quality.outputs:
-            if each.name in names and each.top1 is not None and each.top1 < 1 - self.drop - _SLACK:
-                return f"{each.name}: {100 * (1 - each.top1):.3g} % of the rows have another highest element"
-        return ""
+        lost, reason = quality.lost, over_budget(quality, self.drop)
+        if accuracy is not None:
+            fall = accuracy.before - accuracy.after
+            text = f"accuracy falls from {accuracy.before:.4f} to {accuracy.after:.4f}, more than {self.drop:g}"
+            lost, reason = max(lost, fall), text if fall > self.drop + _SLACK else reason
+        else:
+            changed, name = _decided_otherwise(quality, samples[0].decided)
+            text = f"{name}: {100 * changed:.3g} % of the rows have another highest element"
+            lost, reason = max(lost, changed), reason or (text if changed > self.drop + _SLACK else "")
+        return Judgement(reason, quality, accuracy, lost=lost)
 
     def check(self, samples: Sequence[Sample]) -> str:
         """What to say of a metric on these samples before anything is judged; empty when nothing.
@@ -138,6 +138,12 @@ class Budget:
         drop = f"{100 * score.drop:.3g} %" if score.relative else f"{score.drop:.3g}"
         limit = f"{100 * self.drop:g} %" if score.relative else f"{self.drop:g}"
         return f"{change}: {drop} is lost and {limit} may be"
+
+
+def _decided_otherwise(quality: Quality, names: Collection[str]) -> tuple[float, str]:
+    """The largest share of an output's rows that have another highest element, and the output, among those named."""
+    shares = [(1 - each.top1, each.name) for each in quality.outputs if each.name in names and each.top1 is not None]
+    return max(shares, default=(0.0, ""))
 
 
 def labels_of(samples: Sequence[Sample]) -> np.ndarray[Any, Any] | None:

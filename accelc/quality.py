@@ -36,6 +36,14 @@ class OutputQuality:
     rmse_relative: float
     top1: float | None
 
+    @property
+    def lost(self) -> float:
+        """1 - cosine or half the squared relative error, whichever is more, 0..2: equal for errors of any direction.
+
+        About proportional to the squares of small errors.
+        """
+        return min(max(1 - self.cosine, self.rmse_relative**2 / 2), 2.0)
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -57,6 +65,11 @@ class Quality:
     def rmse_relative(self) -> float:
         """The highest root of sum (a-b)^2 / sum a^2."""
         return max((output.rmse_relative for output in self.outputs), default=0.0)
+
+    @property
+    def lost(self) -> float:
+        """The most that an output lost, 0..2."""
+        return max((output.lost for output in self.outputs), default=0.0)
 
     @property
     def top1(self) -> float | None:

@@ -1,4 +1,4 @@
-"""Numbers: the original against the result, in the runtime with its optimizations off.
+"""Numbers: the original against the result, in the runtime with its optimizations off; lossy results as they will run.
 
 The original is run once, on generated inputs or the user's; every candidate is then judged on the same samples. A model
 whose weights exceed what memory should hold is run in segments.

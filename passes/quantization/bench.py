@@ -52,7 +52,7 @@ class Bench:
                 self.parts.label(plan),
                 self.parts.counts(plan),
                 figures(judged),
-                drop_of(judged),
+                judged.lost,
                 is_inside(judged),
                 judged.reason,
                 ratio,
@@ -131,16 +131,6 @@ class Bench:
 def is_inside(judged: Judgement) -> bool:
     """Whether a candidate runs and is inside the budget."""
     return not judged.reason and judged.quality is not None
-
-
-def drop_of(judged: Judgement) -> float:
-    """What is lost, as --max-drop counts it; all where nothing could be compared."""
-    if judged.score is not None:
-        return judged.score.drop
-    if judged.quality is None:
-        return 1.0
-    lost = 1 - judged.quality.cosine
-    return lost if judged.accuracy is None else max(lost, judged.accuracy.before - judged.accuracy.after)
 
 
 def figures(judged: Judgement) -> dict[str, float | str]:

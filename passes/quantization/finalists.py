@@ -9,7 +9,7 @@ from accelc.budget import Judgement
 from accelc.measure import Comparison
 from accelc.runner import RuntimeFailure
 
-from .bench import Bench, drop_of, is_inside
+from .bench import Bench, is_inside
 from .gains import Gains
 from .plan import Plan
 from .trial import ratio_text
@@ -37,7 +37,7 @@ class Candidate:
 
 def inexactness(judged: Judgement) -> tuple[float, float]:
     """What is lost; where that is as good as the same, the largest error."""
-    return round(drop_of(judged), 4), judged.quality.relative_error if judged.quality is not None else 1.0
+    return round(judged.lost, 4), judged.quality.relative_error if judged.quality is not None else 1.0
 
 
 @dataclass

@@ -4,39 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import isfinite
 
 from accelc.budget import Judgement
 
 GROUPS, _SPLITS = 16, 6
 _SHARE = 0.15
 """A group that does so much of the damage is looked at in halves."""
-_TOTAL = 2.0
-"""The damage of outputs that cannot be compared; a cosine of -1 is as much."""
 
 Group = tuple[int, ...]
 
 
-def loss_of(judged: Judgement) -> float:
-    """What is lost, in the unit of the budget's `drop`: a judgement is inside exactly when this is at most that."""
-    if judged.score is not None:
-        return judged.score.drop
-    lost = damage_of(judged)
-    return lost if judged.accuracy is None else max(lost, judged.accuracy.before - judged.accuracy.after)
-
-
 def damage_of(judged: Judgement) -> float:
-    """How far outputs are off: 1 - cosine or half the squared relative error, whichever is more.
-
-    It is about proportional to the squares of small errors. Unlike hits and misses it tells small damage from none.
-    """
-    quality = judged.quality
-    if quality is None:
-        return _TOTAL
+    """How far outputs are off, those that are scored. Unlike hits and misses it tells small damage from none."""
+    if judged.quality is None:
+        return judged.lost
     named = judged.score.output if judged.score is not None else None
-    chosen = [each for each in quality.outputs if not named or each.name.partition(", part ")[0] == named]
-    worst = max((max(1 - each.cosine, each.rmse_relative**2 / 2) for each in chosen), default=0.0)
-    return min(worst, _TOTAL) if isfinite(worst) else _TOTAL
+    return max(
+        (e.lost for e in judged.quality.outputs if not named or e.name.partition(", part ")[0] == named), default=0.0
+    )
 
 
 def impacts(

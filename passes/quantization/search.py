@@ -14,7 +14,7 @@ from .bench import Bench
 from .choices import Choice, fastest, frontier
 from .finalists import Candidate, Finalists, inexactness
 from .gains import Gains
-from .impact import GROUPS, damage_of, impacts, loss_of
+from .impact import GROUPS, damage_of, impacts
 from .plan import BLOCK_FORMS, Form, Plan, Unit
 from .sensitivity import Sensitivity, measure_errors
 from .trial import ratio_text
@@ -134,7 +134,7 @@ class Search:
         def promise(forms: tuple[Form, ...]) -> tuple[float, float]:
             plan = self._ranged(Plan.of(fastest(self._frontiers(forms, None)), ranges=self.ranges))
             judged = self._judge(plan)
-            return (loss_of(judged) if judged.reason else 0.0), -(self.gains.estimate(plan) or 0.0)
+            return (judged.lost if judged.reason else 0.0), -(self.gains.estimate(plan) or 0.0)
 
         return sorted(starts, key=promise)
 
@@ -266,7 +266,7 @@ class Search:
             tried = [replace(plan, ranges=method) for method in self.bench.parts.ranges]
             best = tried[0]
             for each in tried[1:]:
-                if loss_of(self._judge(best)) <= _ROOM * self.bench.trial.budget.drop or not self._proceed():
+                if self._judge(best).lost <= _ROOM * self.bench.trial.budget.drop or not self._proceed():
                     break
                 best = min(best, each, key=lambda one: inexactness(self._judge(one)))
             self.ranges = best.ranges

@@ -12,7 +12,6 @@ from .bench import is_inside
 from .choices import Choice, Step, fastest, frontier, steps
 from .fewest import fewest
 from .gains import Gains
-from .impact import loss_of
 from .plan import Form, Parts, Plan
 from .sensitivity import Sensitivity
 from .smoothing import Remedy
@@ -59,7 +58,7 @@ class Within:
 
         def attempt(count: int) -> tuple[float, bool]:
             judged = self.judge(after(count))
-            return loss_of(judged), is_inside(judged)
+            return judged.lost, is_inside(judged)
 
         count = fewest(most, attempt, left, self.allowed, self.proceed, self.tries)
         return None if count is None else self._retried(after(count), down[:count])
@@ -148,7 +147,7 @@ class Within:
             if tried == _RETRIES or failed == _FAILURES or not self.proceed():
                 break
             more = self._plan({**plan.by_unit, unit: forms[unit]}, plan.smooth)
-            if loss_of(best) * self._expected(more) > _DOUBT * self.allowed * self._expected(plan):
+            if best.lost * self._expected(more) > _DOUBT * self.allowed * self._expected(plan):
                 continue
             tried += 1
             judged = self.judge(more)

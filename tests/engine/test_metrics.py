@@ -307,3 +307,16 @@ def test_what_is_computed_for_padding_does_not_count() -> None:
     assert drop(mask * 2, after) > 0.1
     after[0, 0] += 100
     assert drop(mask, after) > 0.1
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_what_is_lost_is_within_the_budget_exactly_when_there_is_no_reason(labelled: bool) -> None:
+    rng = np.random.default_rng(0)
+    before = rng.random((50, 3)).astype(np.float32)
+    labels = before.argmax(axis=1) if labelled else None
+    for size in (0.0, 0.01, 0.05, 0.2, 1.0):
+        after = before + size * rng.standard_normal(before.shape).astype(np.float32)
+        sample = Sample(Feed({}, "test"), {"y": before}, labels, decided=frozenset({"y"}))
+        for drop in (0.0, 0.001, 0.02, 0.1, 0.5):
+            found = Budget(drop).judge([sample], [{"y": after}])
+            assert (found.lost <= drop + 1e-9) is not bool(found.reason)

@@ -276,7 +276,8 @@ def test_fixed_ranges_are_no_remedy(runner: Runner, monkeypatch: pytest.MonkeyPa
 
     def quality(_self: Trial, candidate: ir.Model) -> Judgement:
         good = "MatMulNBits" in {node.op_type for node in ir.walk(candidate)}
-        return Judgement("" if good else "too much", measure_quality([{"y": np.ones(2)}], [{"y": np.ones(2)}]))
+        quality = measure_quality([{"y": np.ones(2)}], [{"y": np.ones(2)}])
+        return Judgement("" if good else "too much", quality, lost=0.0 if good else 1.0)
 
     monkeypatch.setattr("accelc.passes.quantization.search.measure_errors", measured)
     monkeypatch.setattr(Trial, "quality", quality)
