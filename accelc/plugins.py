@@ -10,11 +10,9 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,14 +21,7 @@ from accelc.backend_base import Backend
 from accelc.context import fold
 from accelc.errors import PluginError, UsageError
 from accelc.pass_base import Pass
-
-
-class _Tidy(SourceFileLoader):
-    """Loads a file and leaves no compiled form of it beside it."""
-
-    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
-        pass
-
+from accelc.user_module import import_file
 
 GROUPS = {"pass": "accelc.passes", "backend": "accelc.backends"}
 
@@ -158,14 +149,7 @@ def _import(source: str) -> ModuleType:
         if path.suffix == ".py":
             if not path.is_file():
                 raise PluginError("there is no such file", where=source)
-            name = f"accelc_plugin_{path.stem}"
-            spec = importlib.util.spec_from_file_location(name, path, loader=_Tidy(name, str(path)))
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module
-            spec.loader.exec_module(module)
-            return module
+            return import_file(path, "accelc_plugin")
         return importlib.import_module(source)
     except PluginError:
         raise

@@ -175,9 +175,7 @@ class Worker:
         self.runtime = runtime
         self.sessions: dict[int, Any] = {}
         self.feeds: dict[int, dict[str, Any]] = {}
-        self.seen: dict[int, dict[str, Any]] = {}
-        self.keeping: Any = None  # a thread that keeps what was seen while the next feed set is run
-        self.kept: Any = None
+        self.watch: Any = None
         self.preloaded = False
 
     def load(self, key: int, model: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,49 +245,24 @@ class Worker:
         value. sample: the number of this feed set. Returns by name the shape, and NaN or Inf where this sample has an
         element that is not finite.
         """
-        from accelc.calibration.observers import Seen
+        if self.watch is None:
+            from accelc.calibration.observers import Watch
 
-        session = self.sessions[key]
+            self.watch = Watch()
         given = {name: self._feed(wire) for name, wire in feeds.items()}
-        fed = [name for name in wanted if name in given]
         names = [name for name in wanted if name not in given]
-        observers = self.seen.setdefault(key, {})
-        found, work = {}, []
-        values = [*(given[name] for name in fed), *(session.run(names, given) if names else ())]
-        for name, value in zip([*fed, *names], values, strict=True):
-            if name not in observers:
-                observers[name] = Seen(**wanted[name])
-            try:
-                looked = observers[name].look(value, sample)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-            if looked is not None:
-                work.append((observers[name], looked))
-            broken = observers[name].broken
-            found[name] = (tuple(value.shape), broken[1] if broken is not None and broken[0] == sample else "")
-        self._settle()
-        if self.keeping is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            self.keeping = ThreadPoolExecutor(1)
-        self.kept = self.keeping.submit(_keep, work, sample)
-        return found
-
-    def _settle(self) -> None:
-        """Wait until everything observed is kept."""
-        if self.kept is not None:
-            kept, self.kept = self.kept, None
-            kept.result()
+        made = self.sessions[key].run(names, given) if names else ()
+        values = {**{name: given[name] for name in wanted if name in given}, **dict(zip(names, made, strict=True))}
+        return self.watch.look(key, values, wanted, sample)  # type: ignore[no-any-return]
 
     def observed(self, key: int) -> dict[str, dict[str, Any]]:
         """The states of the observers of a session, by name of the value."""
-        self._settle()
-        return {name: each.state() for name, each in self.seen.get(key, {}).items()}
+        return {} if self.watch is None else self.watch.states(key)
 
     def forget(self, key: int) -> None:
         """Drop the observers of a session."""
-        self._settle()
-        self.seen.pop(key, None)
+        if self.watch is not None:
+            self.watch.forget(key)
 
     def hold(self, key: int, feeds: Mapping[str, Any]) -> None:
         """Keep feeds under a number, for `block`."""
@@ -344,11 +317,6 @@ class Worker:
             array = np.zeros(int(np.prod(shape, dtype=np.int64)), np.uint8)
             array[: raw.size] = raw
         return self.runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.reshape(shape), number)
-
-
-def _keep(work: list[tuple[Any, Any]], sample: int) -> None:
-    for observer, looked in work:
-        observer.keep(looked, sample)
 
 
 def _wire_tensor(value: Any) -> Any:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from accelc import ir
-from accelc.calibration import Observe
 from accelc.context import Context
 from accelc.pass_base import Pass, PassResult
 
 from .quantization.gptq_numbers import Grid, column_errors, gptq
+from .quantization.grams import Gram, grams
 from .quantization.layers import Layer, find_layers
 from .quantization.linear import set_const
 from .quantization.quality import elsewhere, kept
 from .quantization.weights_numbers import BLOCK_SIZES, BlockScheme
-
-_GRAM_BYTES = 256_000_000
-"""Of the matrices that are held at a time; layers beyond them are observed behind those rounded before."""
-_GRAM_ITEM = 8
 
 
 @dataclass(frozen=True)
@@ -78,21 +73,16 @@ class Gptq(Pass):
             else:
                 units.append(shared)
         done: list[dict[str, Any]] = []
-        for group in _groups(units):
-            names = {str(layer.a.name): Observe(gram=True) for layers in group for layer in layers}
-            seen = ctx.calibration.statistics(model, names)
-            for layers in group:
-                observed = [seen.get(str(layer.a.name)) for layer in layers]
-                grams = [each.gram for each in observed if each is not None and each.gram is not None]
-                if len(grams) < len(layers):
-                    refused.update({layer.path: "of its inputs nothing finite was seen" for layer in layers})
-                    continue
-                if not ctx.spend(self.name, layers[0].path):
-                    return self._result(done, units, refused)
-                done.append(self._round(layers, sum(grams[1:], grams[0])))
+        for layers, gram in grams(ctx.calibration, model, units):
+            if gram is None:
+                refused.update({layer.path: "of its inputs nothing finite was seen" for layer in layers})
+                continue
+            if not ctx.spend(self.name, layers[0].path):
+                break
+            done.append(self._round(layers, gram))
         return self._result(done, units, refused)
 
-    def _round(self, unit: Sequence[Layer], gram: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    def _round(self, unit: Sequence[Layer], gram: Gram) -> dict[str, Any]:
         """Snap the weight that layers share. Returns what became of it."""
         layer, scheme = unit[0], self._scheme()
         weight = layer.matrix()
@@ -132,18 +122,3 @@ def _refusal(layers: Sequence[Layer], model: ir.Model) -> str:
     if len({(layer.transposed, layer.alpha) for layer in layers}) > 1 or layers[0].alpha == 0.0:
         return "its weight is used with different factors"
     return ""
-
-
-def _groups(units: Sequence[Sequence[Layer]]) -> Iterator[list[Sequence[Layer]]]:
-    """Weights in the order of the graph, in runs whose inputs are observed together."""
-    group: list[Sequence[Layer]] = []
-    inputs: dict[ir.Value, int] = {}
-    for unit in units:
-        new = {layer.a: _GRAM_ITEM * layer.k**2 for layer in unit}
-        if group and sum((inputs | new).values()) > _GRAM_BYTES:
-            yield group
-            group, inputs = [], {}
-        group.append(unit)
-        inputs |= new
-    if group:
-        yield group

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -259,3 +260,57 @@ def working_bytes(wish: Observe, elements: int, columns: int) -> int:
     if wish.gram:
         total += 8 * columns * columns
     return total
+
+
+class Watch:
+    """The observers of several sessions, by key and name of the value. They work on a thread, beside the next run."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, dict[str, Seen]] = {}
+        self._thread = ThreadPoolExecutor(1)
+        self._kept: Future[None] | None = None
+
+    def look(
+        self, key: int, values: Mapping[str, Array], wanted: Mapping[str, Mapping[str, Any]], sample: int
+    ) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Show values to their observers; wanted: the options of these. By name the shape, and NaN or Inf where this
+        sample has an element that is not finite.
+
+        Raises ValueError, naming the value.
+        """
+        observers = self._seen.setdefault(key, {})
+        found, work = {}, []
+        for name, value in values.items():
+            observer = observers.get(name) or observers.setdefault(name, Seen(**wanted[name]))
+            try:
+                looked = observer.look(value, sample)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            if looked is not None:
+                work.append((observer, looked))
+            broken = observer.broken
+            found[name] = (tuple(value.shape), broken[1] if broken is not None and broken[0] == sample else "")
+
+        def keep() -> None:
+            for observer, looked in work:
+                observer.keep(looked, sample)
+
+        self._settle()
+        self._kept = self._thread.submit(keep)
+        return found
+
+    def states(self, key: int) -> dict[str, State]:
+        """What was seen in a session, by name of the value."""
+        self._settle()
+        return {name: each.state() for name, each in self._seen.get(key, {}).items()}
+
+    def forget(self, key: int) -> None:
+        """Drop the observers of a session."""
+        self._settle()
+        self._seen.pop(key, None)
+
+    def _settle(self) -> None:
+        """Wait until everything seen is kept."""
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            kept.result()

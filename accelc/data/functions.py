@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from accelc.data.items import LABELS, Item, Source
 from accelc.data.specs import InputSpec
 from accelc.errors import AccelcError, UsageError
+from accelc.user_module import import_file
 
 
 def is_function(text: str) -> bool:
@@ -59,14 +59,7 @@ def _from_module(name: str) -> ModuleType:
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError("no such file", where=str(path))
-    name = f"accelc_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    return import_file(path, "accelc_user")
 
 
 class FunctionSource(Source):

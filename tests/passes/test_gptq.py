@@ -191,7 +191,7 @@ def test_a_transposed_weight_with_a_factor(runner: Runner) -> None:
 def test_layers_whose_matrices_are_too_many_are_observed_in_turn(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accelc.passes.gptq._GRAM_BYTES", 1)
+    monkeypatch.setattr("accelc.passes.quantization.grams._BYTES", 1)
     original, feeds, _, _ = shipped("digits_mlp")
     result = rounded(original, runner, feeds)
     assert len(result.details["layers"]) == result.changes == 4
