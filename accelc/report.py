@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from accelc.decision_store import Decision
 from accelc.measure import Comparison
 from accelc.pass_base import PassRecord
 from accelc.placement import Placement
+from accelc.plain import plain
 from accelc.size import Size
 from accelc.verdict import Verdict
 
@@ -85,7 +85,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data. Numbers that are not finite become null."""
-        body = {each.name: _plain(getattr(self, each.name)) for each in dataclasses.fields(self)}
+        body = {each.name: plain(getattr(self, each.name)) for each in dataclasses.fields(self)}
         if self.latency is not None:
             body["latency"]["verdict"] = self.latency.verdict
         if self.placement is not None:
@@ -93,7 +93,7 @@ class Report:
         if self.verdict is not None and self.verdict.quality is not None:
             quality = self.verdict.quality
             body["verdict"]["quality"] |= {
-                name: _plain(getattr(quality, name)) for name in ("cosine", "relative_error", "rmse_relative", "top1")
+                name: plain(getattr(quality, name)) for name in ("cosine", "relative_error", "rmse_relative", "top1")
             }
         return {"schema": SCHEMA, **body}
 
@@ -111,16 +111,3 @@ def several_to_json(reports: Sequence[Report], failures: Mapping[str, str]) -> s
     }
     return json.dumps(body, indent=2, allow_nan=False) + "\n"
 
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if hasattr(value, "item") and not isinstance(value, str | bytes):
-        return _plain(value.item())
-    return value if isinstance(value, str | int | bool) or value is None else str(value)

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accelc import worker
 from accelc.child import Child, resident_bytes
@@ -281,10 +282,10 @@ class Runner:
         """
         for session in sessions:
             self._revive(session)
-        with self._held(feeds, timeout) as held:
+        with self.hold(feeds, timeout=timeout) as held:
 
             def block(index: int, feed: int, runs: int, warm: int) -> float:
-                return float(self._ask("block", timeout, sessions[index].key, held[feed], runs, warm))
+                return float(np.mean(self.block(sessions[index], held[feed], runs, warm, timeout=timeout)))
 
             return schedule(
                 block,
@@ -297,8 +298,20 @@ class Runner:
                 progress=progress,
             )
 
+    def block(
+        self, session: Session, held: int, runs: int, warm: int = 0, *, timeout: float = 600.0
+    ) -> NDArray[np.float64]:
+        """Seconds of each of `runs` runs in a row [runs], after `warm` runs that do not count.
+
+        held: the number that `hold` gave the feeds. Raises RuntimeFailure.
+        """
+        self._revive(session)
+        times: NDArray[np.float64] = self._ask("block", timeout, session.key, held, runs, warm)
+        return times
+
     @contextlib.contextmanager
-    def _held(self, feeds: Sequence[Mapping[str, Value]], timeout: float) -> Iterator[list[int]]:
+    def hold(self, feeds: Sequence[Mapping[str, Value]], *, timeout: float = 600.0) -> Iterator[list[int]]:
+        """Keep feed sets in the child for `block`, each under a number. Raises RuntimeFailure."""
         keys: list[int] = []
         try:
             for feed in feeds:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 import math
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 import click
 
 from accelc.errors import UsageError
+from accelc.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,19 +90,6 @@ def emit_json(schema: str, value: Any) -> None:
     """Print a dataclass, list or mapping as JSON, with the name of its schema first."""
     body = plain(value)
     click.echo(json.dumps({"schema": schema, **body}, indent=2, allow_nan=False))
-
-
-def plain(value: Any) -> Any:
-    """Data that JSON can hold; numbers that are not finite become null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ def _describe(found: PassInfo) -> None:
 
 
 def _pass_facts(found: PassInfo) -> dict[str, Any]:
-    from accelc.cli.common import plain
+    from accelc.plain import plain
 
     facts: dict[str, Any] = plain(found)
     return facts | {"rules": [each.name for each in found.rules]}

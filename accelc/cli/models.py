@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from accelc.cli.common import SOURCE, Share, console, debug_option, emit_json, json_option, model_path, plain, progress
+from accelc.cli.common import SOURCE, Share, console, debug_option, emit_json, json_option, model_path, progress
+from accelc.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
