@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from quantized_graphs import Array, Samples
 
 from accelc import ir
 from accelc.calibration import Calibration
 from accelc.context import Context
-from accelc.data import Feed
 from accelc.infer import infer_model
 from accelc.passes.quantization.linear import find_linear
 from accelc.passes.quantization.quality import stored
@@ -22,23 +22,6 @@ from accelc.runner import Runner
 from accelc.testing import context, run
 
 MODELS = Path(__file__).parents[2] / "models"
-Array = np.ndarray[Any, Any]
-
-
-class Samples:
-    """A list of feed sets as calibration data."""
-
-    where, index, of = "samples", 0, 1
-
-    def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
-        self.feeds = feeds
-
-    @property
-    def count(self) -> int:
-        return len(self.feeds)
-
-    def __iter__(self) -> Iterator[Feed]:
-        return (Feed(values, f"samples[{index}]") for index, values in enumerate(self.feeds))
 
 
 def calibrated(runner: Runner, feeds: Sequence[Mapping[str, Any]], **settings: Any) -> Context:
@@ -84,21 +67,5 @@ def round_weights(model: ir.Model, bits: int, *, per_channel: bool = True) -> ir
     return model
 
 
-def model_of(graph: str, weights: Mapping[str, Array], opset: int = 17) -> ir.Model:
-    """A model from ONNX text, with the weights that the text only names."""
-    head = f'<ir_version: 8, opset_import: ["": {opset}, "com.microsoft": 1]>'
-    proto = onnx.parser.parse_model(f"{head} main {graph}")
-    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
-    for index, node in enumerate(proto.graph.node):
-        node.name = f"{node.op_type}{index}"
-    model = ir.from_proto(proto)
-    infer_model(model)
-    return model
-
-
 def outputs(model: ir.Model, feeds: Mapping[str, Any]) -> list[Array]:
     return run(ir.to_proto(model).SerializeToString(), feeds)
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)

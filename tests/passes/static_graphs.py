@@ -9,36 +9,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from quantized_graphs import Array
 
 from accelc import ir, structure
 from accelc.calibration import Observe
-from accelc.infer import infer_model
 from accelc.passes.quantization.static import StaticFound, StaticNode, StaticScheme, find_static, quantize_static
 from accelc.testing import run
 
-Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
-
-
-def model_of(graph: str, weights: Mapping[str, Array], opset: int = 17) -> ir.Model:
-    """A model from ONNX text, with the weights that the text only names; nodes are named operator and position."""
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> main {graph}')
-    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
-    for index, node in enumerate(proto.graph.node):
-        node.name = f"{node.op_type}{index}"
-    model = ir.from_proto(proto)
-    infer_model(model)
-    return model
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def outputs(model: ir.Model, feeds: Feeds) -> dict[str, Array]:
-    """What a model computes with the runtime's optimizations off."""
-    names = [str(value.name) for value in model.graph.outputs]
-    return dict(zip(names, run(ir.to_proto(model).SerializeToString(), feeds), strict=True))
 
 
 def ranges_of(model: ir.Model, rows: Sequence[Feeds]) -> dict[str, tuple[float, float]]:
@@ -72,10 +50,6 @@ def quantized(
     structure.check(model)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     return done
-
-
-def operators(model: ir.Model) -> list[str]:
-    return sorted(node.op_type for node in ir.walk(model))
 
 
 def optimized(model: ir.Model, folder: Path, feeds: Feeds) -> tuple[list[str], list[Array]]:

@@ -1,18 +1,7 @@
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-from quality_graphs import (
-    calibrated,
-    distance,
-    logits,
-    model_of,
-    normal,
-    outputs,
-    round_weights,
-    shipped,
-    shipped_feeds,
-)
+from quality_graphs import calibrated, distance, logits, outputs, round_weights, shipped, shipped_feeds
+from quantized_graphs import model_of, normal
 
 from accelc import ir, structure
 from accelc.context import Context, Fuel
@@ -26,12 +15,6 @@ from accelc.passes.quantization.rounding import output_error, round_for_output
 from accelc.passes.quantization.snap import Grid
 from accelc.runner import Runner
 from accelc.testing import context
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as one:
-        yield one
 
 
 def correlated(rows: int, count: int, seed: int = 0) -> np.ndarray:

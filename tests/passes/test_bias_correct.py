@@ -1,18 +1,7 @@
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-from quality_graphs import (
-    calibrated,
-    distance,
-    logits,
-    model_of,
-    normal,
-    outputs,
-    round_weights,
-    shipped,
-    shipped_feeds,
-)
+from quality_graphs import calibrated, distance, logits, outputs, round_weights, shipped, shipped_feeds
+from quantized_graphs import model_of, normal
 
 from accelc import ir, structure
 from accelc.context import Context, Fuel
@@ -21,12 +10,6 @@ from accelc.passes.adaround import AdaRound
 from accelc.passes.bias_correct import BiasCorrect
 from accelc.runner import Runner
 from accelc.testing import context
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as one:
-        yield one
 
 
 @pytest.mark.parametrize(

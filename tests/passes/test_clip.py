@@ -1,8 +1,7 @@
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-from quality_graphs import Array, calibrated, distance, logits, model_of, normal, outputs, round_weights, shipped
+from quality_graphs import calibrated, distance, logits, outputs, round_weights, shipped
+from quantized_graphs import Array, model_of, normal
 
 from accelc import ir, structure
 from accelc.context import Context, Fuel
@@ -14,13 +13,6 @@ from accelc.passes.quantization.linear import find_linear
 from accelc.plugins import find_pass
 from accelc.runner import Runner
 from accelc.testing import context
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as one:
-        yield one
-
 
 GRAPH = "(float[n,256] x) => (float[n,32] y) { y = MatMul(x, w) }"
 

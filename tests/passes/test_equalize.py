@@ -1,20 +1,9 @@
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from quality_graphs import (
-    Array,
-    accuracy,
-    calibrated,
-    distance,
-    logits,
-    model_of,
-    normal,
-    outputs,
-    round_weights,
-    shipped,
-)
+from quality_graphs import accuracy, calibrated, distance, logits, outputs, round_weights, shipped
+from quantized_graphs import Array, model_of, normal
 
 from accelc import ir, structure
 from accelc.context import Context, Fuel
@@ -24,12 +13,6 @@ from accelc.passes.quantization.channels import find_groups
 from accelc.passes.quantization.linear import find_linear
 from accelc.runner import Runner
 from accelc.testing import context
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as one:
-        yield one
 
 
 def uneven(count: int, seed: int = 0) -> Array:

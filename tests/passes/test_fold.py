@@ -9,15 +9,8 @@ from accelc import ir, structure
 from accelc.context import Context, Fuel, Settings
 from accelc.pass_base import run_pass
 from accelc.passes.fold import Fold
-from accelc.runner import Runner
 from accelc.target import Target
 from accelc.testing import check, run, same_arrays, same_numbers
-
-
-@pytest.fixture(scope="module")
-def runner():
-    with Runner() as started:
-        yield started
 
 
 @pytest.fixture

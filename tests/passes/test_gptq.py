@@ -1,18 +1,18 @@
 """GPTQ: the numbers alone, and as a pass on shipped models."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from quantized_graphs import Array, Samples, normal, output
 
 from accelc import ir
 from accelc.backends.cpu import CpuBackend
 from accelc.calibration import Calibration
 from accelc.context import Context, Fuel
-from accelc.data import Feed
 from accelc.errors import UsageError
 from accelc.infer import infer_model
 from accelc.pass_base import PassResult, make_pass, run_pass
@@ -23,10 +23,8 @@ from accelc.passes.quantization.weights import BlockScheme, quantize_weights
 from accelc.passes.quantization.weights_numbers import quantize_blocks
 from accelc.runner import Runner
 from accelc.source import Source
-from accelc.testing import run
 
 MODELS = Path(__file__).parents[2] / "models"
-Array = np.ndarray[Any, Any]
 SCHEMES = [BlockScheme(4, 32), BlockScheme(4, 32, False), BlockScheme(8, 64), BlockScheme(4, 64, clip=True)]
 
 
@@ -35,10 +33,6 @@ def correlated(rows: int, columns: int, seed: int = 0) -> Array:
     random = np.random.default_rng(seed)
     mixed = random.standard_normal((rows, columns // 4)) @ random.standard_normal((columns // 4, columns))
     return (mixed + 0.1 * random.standard_normal((rows, columns))).astype(np.float32)
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 # --- numbers
@@ -96,38 +90,12 @@ def test_data_that_says_little_does_no_harm(gram: Array) -> None:
 # --- the pass
 
 
-class Samples:
-    """Feed sets as calibration data."""
-
-    where, index, of = "samples", 0, 1
-
-    def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
-        self.feeds = feeds
-
-    @property
-    def count(self) -> int:
-        return len(self.feeds)
-
-    def __iter__(self) -> Iterator[Feed]:
-        return (Feed(values, f"samples[{i}]") for i, values in enumerate(self.feeds))
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as one:
-        yield one
-
-
 def rounded(
     model: ir.Model, runner: Runner, feeds: Sequence[Mapping[str, Any]], fuel: Fuel | None = None, **options: Any
 ) -> PassResult:
     calibration = Calibration(Samples(feeds), lambda: runner)
     ctx = Context(CpuBackend().target(), backend=CpuBackend(), runner=runner, calibration=calibration, fuel=fuel)
     return run_pass(make_pass(Gptq, options), model, ctx)
-
-
-def outputs(model: ir.Model, feeds: Mapping[str, Array]) -> Array:
-    return np.asarray(run(ir.to_proto(model).SerializeToString(), feeds)[0])
 
 
 def stored(model: ir.Model, scheme: BlockScheme) -> ir.Model:
@@ -149,13 +117,13 @@ def shipped(name: str) -> tuple[ir.Model, list[dict[str, Array]], dict[str, Arra
 def test_four_bits_on_shipped_models(name: str, runner: Runner) -> None:
     """Outputs are several times closer than by plain rounding, and accuracy stays."""
     original, feeds, held_out, labels = shipped(name)
-    wanted = outputs(original, held_out)
-    plain = outputs(stored(shipped(name)[0], BlockScheme(4, 32)), held_out)
+    wanted = output(original, held_out)
+    plain = output(stored(shipped(name)[0], BlockScheme(4, 32)), held_out)
     model = shipped(name)[0]
     result = rounded(model, runner, feeds)
     assert result.changes == len(find_layers(model, embeddings=False, portable=False).layers)
     assert all(layer["after"] <= layer["before"] for layer in result.details["layers"])
-    got = outputs(stored(model, BlockScheme(4, 32)), held_out)
+    got = output(stored(model, BlockScheme(4, 32)), held_out)
     assert np.square(got - wanted).sum() < 0.4 * np.square(plain - wanted).sum()
     accuracy = [float((each.argmax(axis=-1) == labels).mean()) for each in (wanted, got)]
     assert accuracy[1] >= accuracy[0] - 0.01
@@ -179,12 +147,12 @@ def products() -> ir.Model:
 def test_a_transposed_weight_with_a_factor(runner: Runner) -> None:
     feeds = [{"a": correlated(256, 64)}]
     model = products()
-    wanted = outputs(model, feeds[0])
+    wanted = output(model, feeds[0])
     assert rounded(model, runner, feeds, block_size=16).changes == 2
-    snapped = outputs(model, feeds[0])
+    snapped = output(model, feeds[0])
     blocks = BlockScheme(4, 16, accuracy_level=0)
-    np.testing.assert_allclose(outputs(stored(model, blocks), feeds[0]), snapped, atol=1e-4)
-    plain = outputs(stored(products(), blocks), feeds[0])
+    np.testing.assert_allclose(output(stored(model, blocks), feeds[0]), snapped, atol=1e-4)
+    plain = output(stored(products(), blocks), feeds[0])
     assert np.square(snapped - wanted).sum() < 0.5 * np.square(plain - wanted).sum()
 
 

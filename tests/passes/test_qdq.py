@@ -13,7 +13,6 @@ from accelc.pass_base import run_pass
 from accelc.passes.qdq import Qdq
 from accelc.pipeline import Pipeline
 from accelc.readback import Readback, read_back
-from accelc.runner import Runner
 from accelc.target import Target, isa_of
 from accelc.testing import check, context, same_numbers, unchanged
 
@@ -227,12 +226,6 @@ def residual(kind, *, padded=False):
 
 def kernels(runner, model) -> Readback:
     return read_back(runner, None, ir.to_proto(model).SerializeToString())
-
-
-@pytest.fixture(scope="module")
-def runner():
-    with Runner() as child:
-        yield child
 
 
 @X86

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from quantized_graphs import Array, model_of, normal, operators, outputs
 
 from accelc import ir, measure
 from accelc.backends import kernels
@@ -23,40 +24,12 @@ from accelc.passes.quantization.trial import Trial
 from accelc.passes.quantize import METADATA, Quantize
 from accelc.runner import Runner
 from accelc.target import Target
-from accelc.testing import run
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 MODELS = Path(__file__).parents[2] / "models"
 AVX2 = Target.cpu(isa={"avx2", "avx", "fma"}, kernels=kernels.table("CPUExecutionProvider"))
 VNNI = Target.cpu(isa={"avx2", "avx512", "avx512_vnni"}, kernels=kernels.table("CPUExecutionProvider"))
-Array = np.ndarray[Any, Any]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test finds what another one measured."""
-    monkeypatch.setenv("ACCELC_CACHE", str(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as one:
-        yield one
-
-
-def model_of(graph: str, weights: Mapping[str, Array], opset: int = 17) -> ir.Model:
-    """A model from ONNX text, with the weights that the text only names."""
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> main {graph}')
-    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
-    for index, node in enumerate(proto.graph.node):
-        node.name = f"{node.op_type}{index}"
-    model = ir.from_proto(proto)
-    infer_model(model)
-    return model
-
-
-def outputs(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    names = [str(value.name) for value in model.graph.outputs]
-    return dict(zip(names, run(ir.to_proto(model).SerializeToString(), feeds), strict=True))
 
 
 def quantized(
@@ -79,14 +52,6 @@ def quantized(
         fuel=fuel,
     )
     return run_pass(make_pass(Quantize, {"measure": False, **options}), model, ctx)
-
-
-def operators(model: ir.Model) -> list[str]:
-    return sorted(node.op_type for node in ir.walk(model))
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def reference(a: Array, weight: Array, bias: Array | float = 0.0, *, top: int | None = 127) -> Array:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,17 +30,7 @@ from accelc.passes.quantization.trial import Trial
 from accelc.quality import measure_quality
 from accelc.runner import Runner
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test finds what another one measured."""
-    monkeypatch.setenv("ACCELC_CACHE", str(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as one:
-        yield one
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_the_guilty_unit_is_found_by_groups() -> None:

@@ -1,12 +1,12 @@
 """Convolutions are timed alone, with the shapes that they have in the model."""
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from quantized_graphs import Samples, normal
 
 from accelc import ir
 from accelc.backends.cpu import CpuBackend
@@ -31,10 +31,6 @@ GRAPH = """(float[n,8,h,16] x) => (float[n,20] y) {
 }"""
 
 
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
 def network() -> ir.Model:
     proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> main {GRAPH}')
     weights = {"w": normal(16, 8, 3, 3), "v": normal(16, 16, 3, 3), "u": normal(16, 1, 3, 3), "m": normal(16, 20)}
@@ -44,24 +40,6 @@ def network() -> ir.Model:
     model = ir.from_proto(proto)
     infer_model(model)
     return model
-
-
-class Samples:
-    """Feed sets as calibration data."""
-
-    where, index, of, count = "samples", 0, 1, 1
-
-    def __init__(self, feed: Mapping[str, Any]) -> None:
-        self.feed = feed
-
-    def __iter__(self) -> Iterator[Feed]:
-        yield Feed(self.feed, "samples[0]")
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as one:
-        yield one
 
 
 @pytest.fixture
@@ -75,7 +53,7 @@ def gains(runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ga
         backend=CpuBackend(),
         runner=runner,
         samples=lambda: samples,
-        calibration=Calibration(Samples(feed), lambda: runner),
+        calibration=Calibration(Samples([feed]), lambda: runner),
     )
     wishes = Wishes(("static",), None, None, True, True, "u8", [Method("minmax")], embeddings=False)
     return Gains(Trial(model, ctx), prepare(model, ctx, wishes).parts)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
+from quantized_graphs import Array, Samples, model_of, normal, outputs
 
 from accelc import ir
 from accelc.backends.cpu import CpuBackend
@@ -19,7 +17,6 @@ from accelc.calibration import Calibration
 from accelc.context import Context, Fuel, Settings
 from accelc.data import Feed, Sample
 from accelc.errors import PassError
-from accelc.infer import infer_model
 from accelc.measure import Comparison, Verdict
 from accelc.pass_base import PassRecord, PassResult, make_pass, run_pass
 from accelc.passes.quantization.choices import Choice, fastest, frontier, steps
@@ -29,58 +26,10 @@ from accelc.passes.quantization.trial import Trial
 from accelc.passes.quantize import METADATA, Quantize
 from accelc.quality import measure_quality
 from accelc.runner import Runner
-from accelc.testing import run
 
-Array = np.ndarray[Any, Any]
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 Ratios = Mapping[str, float]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test finds what another one measured."""
-    monkeypatch.setenv("ACCELC_CACHE", str(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as one:
-        yield one
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def model_of(graph: str, weights: Mapping[str, Array]) -> ir.Model:
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> main {graph}')
-    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
-    for index, node in enumerate(proto.graph.node):
-        node.name = f"{node.op_type}{index}"
-    model = ir.from_proto(proto)
-    infer_model(model)
-    return model
-
-
-def outputs(model: ir.Model, feed: Mapping[str, Array]) -> dict[str, Array]:
-    names = [str(value.name) for value in model.graph.outputs]
-    return dict(zip(names, run(ir.to_proto(model).SerializeToString(), feed), strict=True))
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Calibration data."""
-
-    feeds: Sequence[Feed]
-    where: str = "the test"
-    index: int = 0
-    of: int = 1
-
-    @property
-    def count(self) -> int:
-        return len(self.feeds)
-
-    def __iter__(self) -> Iterator[Feed]:
-        return iter(self.feeds)
 
 
 def quantized(
@@ -101,7 +50,7 @@ def quantized(
         backend=CpuBackend(),
         runner=runner,
         samples=lambda: samples,
-        calibration=Calibration(Samples([Feed(feed, "test")]), lambda: runner) if calibrate else None,
+        calibration=Calibration(Samples([feed]), lambda: runner) if calibrate else None,
         fuel=fuel,
     )
     ctx.records.extend(records)

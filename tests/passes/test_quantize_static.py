@@ -4,18 +4,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from static_graphs import (
-    Array,
-    conv_by_definition,
-    model_of,
-    normal,
-    operators,
-    optimized,
-    outputs,
-    quantized,
-    ranges_of,
-    steps,
-)
+from quantized_graphs import Array, model_of, normal, operators, outputs
+from static_graphs import conv_by_definition, optimized, quantized, ranges_of, steps
 
 from accelc import ir
 from accelc.infer import infer_model

@@ -1,12 +1,12 @@
 """Static int8 on the shipped models: accuracy, and what each layer costs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from static_graphs import Array, model_of, normal, optimized, quantized, ranges_of
+from quantized_graphs import Array, model_of, normal
+from static_graphs import optimized, quantized, ranges_of
 
 from accelc import ir
 from accelc.backends.cpu import CpuBackend
@@ -33,12 +33,6 @@ def optimized_float(name: str) -> ir.Model:
     infer_model(model)
     Pipeline.parse(LEVELS[1] + ", fixpoint(batchnorm, conv, gemm), dce").run(model, context())
     return model
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as one:
-        yield one
 
 
 @pytest.mark.parametrize("isa", [{"avx2"}, {"avx2", "avx512_vnni"}, {"avx2", "avx512_vnni", "amx_int8"}])

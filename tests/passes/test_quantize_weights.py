@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from quantized_graphs import Array, model_of, normal, operators
 
 from accelc import ir
 from accelc.backends import kernels
@@ -19,24 +20,8 @@ from accelc.passes.quantization.weights_numbers import BlockWeight, grid_of, in_
 from accelc.target import Target
 from accelc.testing import run
 
-Array = np.ndarray[Any, Any]
 _ACTIVATION = 0.02
 """Relative error that the rounding of activations to int8 may cause."""
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def model_of(graph: str, weights: Mapping[str, Array], opset: int = 17) -> ir.Model:
-    """A model from ONNX text, with the weights that the text only names."""
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> main {graph}')
-    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
-    for index, node in enumerate(proto.graph.node):
-        node.name = f"{node.op_type}{index}"
-    model = ir.from_proto(proto)
-    infer_model(model)
-    return model
 
 
 def yes(_rule: str, _node: str) -> bool:
@@ -55,10 +40,6 @@ def outputs(model: ir.Model, *feeds: Array) -> Array:
     names = [str(value.name) for value in model.graph.inputs]
     (out,) = run(ir.to_proto(model).SerializeToString(), dict(zip(names, feeds, strict=True)))
     return np.asarray(out)
-
-
-def operators(model: ir.Model) -> list[str]:
-    return sorted(node.op_type for node in ir.walk(model))
 
 
 def held(model: ir.Model) -> dict[str, tuple[int, ...]]:

@@ -1,12 +1,12 @@
 """The search rounds weights in blocks by calibration data."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from quantized_graphs import Array, Samples, normal, output
 
 from accelc import ir
 from accelc.backends.cpu import CpuBackend
@@ -25,41 +25,10 @@ from accelc.passes.quantization.weights_gptq import round_by_data
 from accelc.passes.quantization.weights_numbers import quantize_blocks
 from accelc.passes.quantize import Quantize
 from accelc.runner import Runner
-from accelc.testing import run
 
-Array = np.ndarray[Any, Any]
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 GRAPH = "(float[n,96] x) => (float[n,64] y) { t = MatMul(x, w)  u = Add(t, b)  v = Relu(u)  y = Gemm(v, r) }"
-
-
-class Samples:
-    """Feed sets as calibration data."""
-
-    where, index, of = "samples", 0, 1
-
-    def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
-        self.feeds = feeds
-
-    @property
-    def count(self) -> int:
-        return len(self.feeds)
-
-    def __iter__(self) -> Iterator[Feed]:
-        return (Feed(values, f"samples[{i}]") for i, values in enumerate(self.feeds))
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELC_CACHE", str(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as one:
-        yield one
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def inputs(rows: int, seed: int) -> dict[str, Array]:
@@ -77,10 +46,6 @@ def chain() -> ir.Model:
     model = ir.from_proto(proto)
     infer_model(model)
     return model
-
-
-def output(model: ir.Model, feed: Mapping[str, Array]) -> Array:
-    return np.asarray(run(ir.to_proto(model).SerializeToString(), feed)[0])
 
 
 def quantized(

@@ -1,19 +1,12 @@
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from quality_graphs import (
-    Array,
-    calibrated,
-    model_of,
-    normal,
-    outputs,
-    shipped,
-    shipped_feeds,
-)
+from quality_graphs import calibrated, outputs, shipped, shipped_feeds
+from quantized_graphs import Array, model_of, normal
 
 from accelc import ir, structure
 from accelc.context import Context, Fuel
@@ -27,12 +20,6 @@ from accelc.passes.smooth import Smooth
 from accelc.plugins import find_pass
 from accelc.runner import Runner
 from accelc.testing import context
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    with Runner() as one:
-        yield one
 
 
 def smoothed(model: ir.Model, ctx: Context, **options: Any) -> PassResult:
