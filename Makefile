@@ -1,8 +1,9 @@
-# make demo | test | lint | format | clean | help. Each creates the virtual environment it needs.
+# make demo | test | bench | lint | format | clean | help. Each creates the virtual environment it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n 2
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 5 --timeout 60
@@ -12,7 +13,7 @@ EVAL := models/digits_cnn.eval.npz
 RESULT := build/digits_cnn.O3.onnx
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format clean
+.PHONY: help demo test bench lint types format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +24,9 @@ demo: $(VENV)/.runtime ## Optimize a shipped model at -O3 and show the report
 
 test: $(VENV)/.dev ## Run every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.runtime ## Measure models, levels and peers; write BENCHMARKS.md
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: $(VENV)/.dev types ## Check format, style and types
 	$(BIN)/ruff format --check

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from accelc.api import optimize as optimize
     from accelc.api import optimize_each as optimize_each
     from accelc.backend_base import Backend as Backend
+    from accelc.bench_api import bench as bench
+    from accelc.benchmark.results import BenchResult as BenchResult
     from accelc.context import Context as Context
     from accelc.errors import AccelcError as AccelcError
     from accelc.errors import BackendError as BackendError
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "api": "optimize optimize_each",
     "backend_base": "Backend",
+    "bench_api": "bench",
+    "benchmark.results": "BenchResult",
     "context": "Context",
     "errors": "AccelcError BackendError ModelError PassError PluginError RuleError UsageError VerifyError",
     "instrument": "Instrument",

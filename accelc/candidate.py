@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Sequence
@@ -19,12 +20,16 @@ from accelc.source import Source
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file. bytes: its data file included. data: that file, None where there is none. typed: inner types written."""
+    """A file. bytes: its data file included. data: that file, None where there is none.
+
+    typed: with types of inner values. stamped: with what made the nodes.
+    """
 
     path: Path
     bytes: int
     data: Path | None = None
     typed: bool = False
+    stamped: bool = False
 
 
 @dataclass
@@ -61,7 +66,8 @@ class Candidates:
     def write(self, model: ir.Model, *, changed: bool) -> Candidate:
         """The file of an attempt; where nothing changed and the original is one clean file, that is the original.
 
-        Types of inner values are written where the original had some and the file does not grow by them.
+        Types of inner values are written where the original had some, and what made the nodes; where the file would
+        grow by them, it is written without.
         """
         source = self.source
         if source.path is not None and source.is_one_file and not changed and not source.imported.repairs:
@@ -70,11 +76,13 @@ class Candidates:
         home = self.folder / str(self._count)
         home.mkdir()
         path = home / self.name
-        size, typed = write_model(model, path, value_info=source.has_value_info), source.has_value_info
-        if typed and size > source.file_bytes:
-            size, typed = write_model(model, path, value_info=False), False
+        kinds = (True, False) if source.has_value_info else (False,)
+        for typed, stamped in itertools.product(kinds, (True, False)):
+            size = write_model(model, path, value_info=typed, stamped=stamped)
+            if size <= source.file_bytes:
+                break
         data = next((each for each in home.iterdir() if each != path), None)
-        return Candidate(path, size, data, typed)
+        return Candidate(path, size, data, typed, stamped)
 
     def discard(self, candidate: Candidate) -> None:
         """Free the disk of a candidate that is not kept."""
@@ -88,7 +96,7 @@ class Candidates:
             if found.data is not None:
                 final = path.with_name(found.data.name)
                 if path.name != self.name or final.exists():  # the model names its data file; another may be in use
-                    return Candidate(path, write_model(attempt.model, path, value_info=found.typed))
+                    return Candidate(path, _again(attempt.model, path, found))
                 os.replace(found.data, final)
             ready = found.path
             if self.folder not in ready.parents:
@@ -98,3 +106,7 @@ class Candidates:
         except OSError as error:
             raise UsageError("cannot write the result", where=str(path), why=error.strerror or str(error)) from error
         return Candidate(path, found.bytes)
+
+
+def _again(model: ir.Model, path: Path, found: Candidate) -> int:
+    return write_model(model, path, value_info=found.typed, stamped=found.stamped)

@@ -199,6 +199,8 @@ class Context:
         """True when the target runs an operator on these types and vendor operators may be used, else why not."""
         if domain and self.settings.portable:
             return f"{domain}.{op_type} is a vendor operator and --portable is on"
+        if self.target.kernels is None:
+            return f"it is not known whether {self.target.name} runs {op_type}"
         version = opset if not domain else 1
         names = {parameter: f"tensor({_type_name(dtype)})" for parameter, dtype in types.items()}
         if self.target.has_kernel(domain, op_type, version, names):

@@ -46,7 +46,9 @@ _PRODUCTS = _names(
     "MatMul FusedMatMul MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul QLinearMatMul TransposeMatMul"
 )
 _GEMMS = _names("Gemm FusedGemm QGemm")
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
 _RECURRENT = _names("LSTM GRU RNN DynamicQuantizeLSTM")
+_ATTENTION = _names("Attention QAttention MultiHeadAttention GroupQueryAttention")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,27 @@ def estimate(
     return Cost(total, dict(counter.flops.most_common()), assumed, dict(counter.uncounted.most_common()))
 
 
+def node_flops(node: ir.Node) -> int | None:
+    """Operations of one execution of a node whose values have shapes; 0 where it only moves data.
+
+    None where shapes are missing, for control flow, and for operators of domains that are not known here.
+    """
+    if node.domain not in _DOMAINS or any(ir.subgraphs(node)):
+        return None
+    if node.op_type in _FREE:
+        return 0
+    try:
+        return _Work({}).of(node)
+    except (_Unknown, IndexError):
+        return None
+
+
+def is_product(op_type: str) -> bool:
+    """Whether an operator's work is in products of matrices or kernels."""
+    known = _CONVS | _PRODUCTS | _GEMMS | _RECURRENT | _ATTENTION
+    return op_type in known or op_type in ("ConvTranspose", "MatMulNBits", "Einsum")
+
+
 def _fix_inputs(proto: onnx.ModelProto, wanted: Mapping[str, int]) -> dict[str, int]:
     """Give every dynamic dimension of the inputs a size, in place. Returns the sizes by symbol or by `input[axis]`."""
     specs = signature(proto)
@@ -100,71 +123,11 @@ def _fix_inputs(proto: onnx.ModelProto, wanted: Mapping[str, int]) -> dict[str, 
     return assumed
 
 
-class _Counter:
-    """Walks graphs in order, completes the shapes that onnx leaves open, and adds up the work."""
+class _Work:
+    """The work of single nodes. sizes: of symbolic dimensions."""
 
-    def __init__(
-        self,
-        shapes: Shapes,
-        sizes: Mapping[str, int],
-        main: ir.Graph,
-        tell: Callable[[ir.Node, int], None] | None,
-    ) -> None:
-        self.shapes, self.sizes, self.main, self.tell = shapes, sizes, main, tell
-        self.flops: Counter[str] = Counter()
-        self.uncounted: Counter[str] = Counter()
-
-    def graph(self, graph: ir.Graph) -> int:
-        """Operations of one run of a graph."""
-        scope = ir.Scope(graph, self.main, self.main)
-        return sum(self._node(node, scope) for node in list(graph))
-
-    def _node(self, node: ir.Node, scope: ir.Scope) -> int:
-        bodies = list(ir.subgraphs(node))
-        if node.op_type == "If" and not node.domain:
-            return self._branch(node, bodies)
-        if bodies:
-            return self._loop(node, bodies)
-        self.shapes.complete(node, scope)
-        if node.op_type in _FREE:
-            return 0
-        name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        try:
-            work = self._work(node)
-        except (_Unknown, IndexError):
-            self.uncounted[name] += 1
-            return 0
-        self.flops[name] += work
-        if self.tell is not None:
-            self.tell(node, work)
-        return work
-
-    def _branch(self, node: ir.Node, bodies: list[ir.Graph]) -> int:
-        """The branch taken where that is known, else the dearer one."""
-        condition = ir.const(node.inputs[0])
-        names = [attr.name for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPH]
-        if condition is not None and condition.size == 1 and len(bodies) == 2:
-            wanted = "then_branch" if bool(condition.reshape(())) else "else_branch"
-            bodies = [body for name, body in zip(names, bodies, strict=True) if name == wanted]
-        parts = [_Counter(self.shapes, self.sizes, self.main, self.tell) for _ in bodies]
-        totals = [part.graph(body) for part, body in zip(parts, bodies, strict=True)]
-        best = totals.index(max(totals))
-        self.flops.update(parts[best].flops)
-        self.uncounted.update(parts[best].uncounted)
-        _hand_over(bodies[best].outputs, node.outputs)
-        return totals[best]
-
-    def _loop(self, node: ir.Node, bodies: list[ir.Graph]) -> int:
-        """One round. What is carried starts with the shapes it is given."""
-        total = 0
-        carried = len(node.inputs) - 2 if node.op_type == "Loop" else 0
-        for body in bodies:
-            if node.op_type == "Loop":
-                _hand_over(node.inputs[2:], body.inputs[2:])
-            total += self.graph(body)
-            if node.op_type == "Loop":
-                _hand_over(body.outputs[1 : 1 + carried], node.outputs[:carried])
-        return total
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
 
     def _shape(self, value: ir.Value | None) -> Dims:
         found = ir.dims(value)
@@ -187,7 +150,8 @@ class _Counter:
             raise _Unknown
         return self.sizes[name]
 
-    def _work(self, node: ir.Node) -> int:
+    def of(self, node: ir.Node) -> int:
+        """Operations of one execution. Raises _Unknown or IndexError where shapes or inputs are missing."""
         kind = node.op_type
         counted: Callable[[ir.Node], int] = self._elementwise
         if kind in _CONVS:
@@ -204,7 +168,7 @@ class _Counter:
             counted = self._einsum
         elif kind in _RECURRENT:
             counted = self._recurrent
-        elif kind in ("Attention", "QAttention", "MultiHeadAttention", "GroupQueryAttention"):
+        elif kind in _ATTENTION:
             counted = self._attention
         elif kind in ("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool"):
             kernel: tuple[int, ...] = ir.attribute(node, "kernel_shape", ())
@@ -282,6 +246,74 @@ class _Counter:
             return 0
         shape = self._shape(value)
         return shape[2] if len(shape) == 4 else 0
+
+
+class _Counter(_Work):
+    """Walks graphs in order, completes the shapes that onnx leaves open, and adds up the work."""
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        sizes: Mapping[str, int],
+        main: ir.Graph,
+        tell: Callable[[ir.Node, int], None] | None,
+    ) -> None:
+        super().__init__(sizes)
+        self.shapes, self.main, self.tell = shapes, main, tell
+        self.flops: Counter[str] = Counter()
+        self.uncounted: Counter[str] = Counter()
+
+    def graph(self, graph: ir.Graph) -> int:
+        """Operations of one run of a graph."""
+        scope = ir.Scope(graph, self.main, self.main)
+        return sum(self._node(node, scope) for node in list(graph))
+
+    def _node(self, node: ir.Node, scope: ir.Scope) -> int:
+        bodies = list(ir.subgraphs(node))
+        if node.op_type == "If" and not node.domain:
+            return self._branch(node, bodies)
+        if bodies:
+            return self._loop(node, bodies)
+        self.shapes.complete(node, scope)
+        if node.op_type in _FREE:
+            return 0
+        name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        try:
+            work = self.of(node)
+        except (_Unknown, IndexError):
+            self.uncounted[name] += 1
+            return 0
+        self.flops[name] += work
+        if self.tell is not None:
+            self.tell(node, work)
+        return work
+
+    def _branch(self, node: ir.Node, bodies: list[ir.Graph]) -> int:
+        """The branch taken where that is known, else the dearer one."""
+        condition = ir.const(node.inputs[0])
+        names = [attr.name for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPH]
+        if condition is not None and condition.size == 1 and len(bodies) == 2:
+            wanted = "then_branch" if bool(condition.reshape(())) else "else_branch"
+            bodies = [body for name, body in zip(names, bodies, strict=True) if name == wanted]
+        parts = [_Counter(self.shapes, self.sizes, self.main, self.tell) for _ in bodies]
+        totals = [part.graph(body) for part, body in zip(parts, bodies, strict=True)]
+        best = totals.index(max(totals))
+        self.flops.update(parts[best].flops)
+        self.uncounted.update(parts[best].uncounted)
+        _hand_over(bodies[best].outputs, node.outputs)
+        return totals[best]
+
+    def _loop(self, node: ir.Node, bodies: list[ir.Graph]) -> int:
+        """One round. What is carried starts with the shapes it is given."""
+        total = 0
+        carried = len(node.inputs) - 2 if node.op_type == "Loop" else 0
+        for body in bodies:
+            if node.op_type == "Loop":
+                _hand_over(node.inputs[2:], body.inputs[2:])
+            total += self.graph(body)
+            if node.op_type == "Loop":
+                _hand_over(body.outputs[1 : 1 + carried], node.outputs[:carried])
+        return total
 
 
 def _hand_over(given: Sequence[ir.Value | None], taken: Sequence[ir.Value]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from accelc.backend_base import Backend
 from accelc.errors import AccelcError
 from accelc.int8 import profile_of
 from accelc.plugins import GROUPS, entries
@@ -22,13 +23,19 @@ _RUNTIMES = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-directml", "onnxrunt
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider: its backend in accelc and who brings it, or why it cannot be used."""
+    """An execution provider: its backend in accelc and who brings it, or why it cannot be used.
+
+    runtime_name: the runtime's name of it, such as CPUExecutionProvider. capabilities: where the knowledge of what it
+    runs comes from.
+    """
 
     name: str
     available: bool
     reason: str = ""
     origin: str = ""
     details: Mapping[str, str] | None = None
+    runtime_name: str = ""
+    capabilities: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,14 +65,14 @@ def diagnose() -> Diagnosis:
     """Look at everything; each provider runs a small model in a child process."""
     target = Target.cpu()
     first, *speed = profile_of(target.isa).lines()
-    installed = runtimes()
     with Runner() as runner:
         providers = [_provider(name, runner) for name in entries("backend")]
-        known = {provider.name for provider in providers}
-        others = [name for name in runner.available if _short(name) not in known]
-    providers += [Provider(_short(name), False, "accelc has no backend for it", "onnxruntime") for name in others]
+        known = {provider.runtime_name for provider in providers}
+        others = [name for name in runner.available if name not in known]
+    nobody = "accelc has no backend for it"
+    providers += [Provider(_short(name), False, nobody, "onnxruntime", runtime_name=name) for name in others]
     return Diagnosis(
-        versions={**{name: _version(name) for name in _PACKAGES}, **installed, "python": platform.python_version()},
+        versions=versions(),
         machine={
             "system": f"{platform.system()} {platform.release()}",
             "processor": processor_name() or platform.machine(),
@@ -78,8 +85,13 @@ def diagnose() -> Diagnosis:
         int8_speed=tuple(speed),
         providers=tuple(providers),
         plugins=tuple(_plugins()),
-        problems=tuple(_problems(installed)),
+        problems=tuple(_problems(runtimes())),
     )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that accelc stands on, of the runtime, and of Python."""
+    return {**{name: _version(name) for name in _PACKAGES}, **runtimes(), "python": platform.python_version()}
 
 
 def runtimes() -> dict[str, str]:
@@ -102,10 +114,12 @@ def _short(provider: str) -> str:
 def _provider(name: str, runner: Runner) -> Provider:
     entry = entries("backend")[name]
     try:
-        found = entry.load()().probe(runner)
+        backend: Backend = entry.load()()
+        found = backend.probe(runner)
+        runs = backend.target().provider, backend.capability_source()
     except AccelcError as error:
         return Provider(name, False, str(error), entry.origin)
-    return Provider(name, found.available, found.reason, entry.origin, dict(found.details))
+    return Provider(name, found.available, found.reason, entry.origin, dict(found.details), *runs)
 
 
 def _plugins() -> list[tuple[str, str, str]]:

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 
-from accelc import ir
+from accelc import ir, stamps
 from accelc.errors import ModelError, UsageError
 from accelc.importer.external import FileRange, location_parts, open_data_file
 from accelc.importer.hollow import tag, varint
@@ -68,13 +68,19 @@ class _Layout:
 
 
 def write_model(
-    model: ir.Model, path: str | os.PathLike[str], *, external: bool | None = None, value_info: bool = True
+    model: ir.Model,
+    path: str | os.PathLike[str],
+    *,
+    external: bool | None = None,
+    value_info: bool = True,
+    stamped: bool = True,
 ) -> int:
     """Write a model and return the bytes written, data file included. The model is not changed.
 
     external: weights of at least a kilobyte go to `<name>.data` beside the model; None: only when the model's weights
     came from a data file, or are too large for one file. A data file that the model still reads is never overwritten;
-    the new one then has a number in its name. value_info: whether types of inner values are written.
+    the new one then has a number in its name. value_info: whether types of inner values are written. stamped: whether it
+    is written which pass made a node.
     Raises: UsageError when the target cannot be written; ModelError when the model does not fit into one file.
     Nothing is left behind and nothing existing is touched when it fails.
     """
@@ -89,6 +95,8 @@ def write_model(
     data = _data_path(target, sources)
     with _hidden(model, external) as keys:
         proto = ir.to_proto(model, value_info=value_info)
+    if not stamped:
+        stamps.remove(proto)
     layout = _settle(proto, {**attributes, **keys}, data.name, external)
     return _write(proto, layout, target, data)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from accelc import blocks, ir
+from accelc import blocks, ir, stamps
 from accelc.blocks import BlockCount
 from accelc.cost import Cost, estimate
 from accelc.data.specs import Dim, InputSpec, output_signature, signature
@@ -58,7 +58,8 @@ class Inspection:
 
     bytes: of the file and its external data. external: bytes referred to, by file. largest: the largest weights.
     functions: nodes by function. blocks: of attention, normalization and activation, fused or in parts. subgraphs: how
-    many graphs each operator holds; depth: how deep they nest. repairs: what the importer had to put right.
+    many graphs each operator holds; depth: how deep they nest. repairs: what the importer had to put right. made: nodes
+    that accelc made, by pass and rule.
     """
 
     path: str
@@ -81,6 +82,7 @@ class Inspection:
     depth: int
     cost: Cost
     repairs: tuple[str, ...]
+    made: Mapping[str, int]
 
 
 def inspect_model(path: str | os.PathLike[str], sizes: Mapping[str, int] | None = None) -> Inspection:
@@ -117,6 +119,7 @@ def inspect_model(path: str | os.PathLike[str], sizes: Mapping[str, int] | None 
         depth=max(_depth(proto.graph.node), *(_depth(each.node) for each in proto.functions), 0),
         cost=Cost(0, {}, {}, {}),
         repairs=imported.repairs,
+        made=stamps.tally(proto),
     )
     return _with_cost(facts, imported, sizes)
 
@@ -161,7 +164,7 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     for graph in ir.proto_graphs(proto.graph):
         yield from graph.initializer
         yield from (sparse.values for sparse in graph.sparse_initializer)
-    for node in _nodes(proto):
+    for node in ir.proto_nodes(proto):
         if node.op_type == "Constant":
             for attr in node.attribute:
                 if attr.HasField("t"):
@@ -169,14 +172,6 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                     tensor.CopyFrom(attr.t)
                     tensor.name = tensor.name or (node.output[0] if node.output else node.name)
                     yield tensor
-
-
-def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    for graph in ir.proto_graphs(proto.graph):
-        yield from graph.node
-    for function in proto.functions:
-        for graph in ir.proto_graphs(onnx.GraphProto(node=function.node)):
-            yield from graph.node
 
 
 def _weight(tensor: onnx.TensorProto) -> WeightInfo:
@@ -198,7 +193,7 @@ def _types(weights: list[WeightInfo]) -> dict[str, TypeShare]:
 
 def _subgraphs(proto: onnx.ModelProto) -> Counter[str]:
     held: Counter[str] = Counter()
-    for node in _nodes(proto):
+    for node in ir.proto_nodes(proto):
         count = sum(attr.HasField("g") + len(attr.graphs) for attr in node.attribute)
         if count:
             held[node.op_type] += count

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from accelc.runner import Runner, Session
 
+T = TypeVar("T")
 Verdict = Literal["faster", "slower", "same"]
 Block = Callable[[int, int, int, int], float]
 """(model, feed, runs, uncounted runs before) -> seconds per run."""
@@ -27,15 +29,21 @@ TOLERANCE = 0.02
 MIN_ROUNDS = 8
 _PRECISION = 0.03
 _RESAMPLES = 2000
-_STRONG = 0.99
+STRONG = 0.99
+"""The level of the interval that a verdict needs."""
 _MOST_RUNS = 10_000
 _WARM_SHARE = 0.25
 _STEADY = 0.05
+_SHORTEST_S = 1e-7
 # Below this many rounds the extremes of a sample do not enclose its median with 95 % confidence.
-_FEW = 6
+FEW = 6
 _FEW_ROUNDS_LIMIT = 0.8
-_STUDENT = {0.95: (12.706, 4.303, 3.182, 2.776), 0.99: (63.657, 9.925, 5.841, 4.604)}
-_NOISE_FLOOR = 0.02
+# Quantiles of Student's distribution, two-sided, by degrees of freedom from 1.
+_STUDENT = {
+    0.95: (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
+    0.99: (63.657, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012, 2.977, 2.947),
+}
+NOISE_FLOOR = 0.02
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Comparison:
     @property
     def note(self) -> str:
         """What a reader must know about the noise, or an empty text."""
-        if self.rounds < _FEW:
+        if self.rounds < FEW:
             return f"only {self.rounds} round(s) fitted into the time budget"
         if self.high - self.low > 4 * _PRECISION * self.ratio or self.spread > 0.25:
             return f"a busy machine: single timings scatter by {100 * self.spread:.0f} %"
@@ -74,7 +82,7 @@ def never_slower(comparison: Comparison) -> bool:
 
     Where only a few rounds were possible, single runs take so long that a fifth cannot be noise.
     """
-    if comparison.rounds < _FEW and comparison.ratio < _FEW_ROUNDS_LIMIT:
+    if comparison.rounds < FEW and comparison.ratio < _FEW_ROUNDS_LIMIT:
         return False
     return comparison.verdict != "slower"
 
@@ -98,7 +106,7 @@ def compare_times(
         ratio=float(np.exp(np.median(logs))),
         low=float(np.exp(low)),
         high=float(np.exp(high)),
-        verdict=_verdict(a, b, tolerance, _bounds(logs, resampled, _STRONG)),
+        verdict=verdict(_bounds(logs, resampled, STRONG), quiet(a, b), tolerance),
         original_ms=float(median) * 1e3,
         variant_ms=float(np.median(b)) * 1e3,
         original_p90_ms=float(p90) * 1e3,
@@ -108,12 +116,29 @@ def compare_times(
     )
 
 
-def _verdict(a: NDArray[np.float64], b: NDArray[np.float64], tolerance: float, strong: tuple[float, float]) -> Verdict:
+def verdict(strong: tuple[float, float], undisturbed: float, tolerance: float = TOLERANCE) -> Verdict:
+    """What evidence on log(original time / variant time) says: its STRONG interval, and the ratio when undisturbed."""
     low, high = strong
-    quiet = math.log(float(np.percentile(a, 25)) / float(np.percentile(b, 25)))
-    if min(low, quiet) > math.log1p(tolerance):
+    if min(low, undisturbed) > math.log1p(tolerance):
         return "faster"
-    return "slower" if max(high, quiet) < math.log1p(-tolerance) else "same"
+    return "slower" if max(high, undisturbed) < math.log1p(-tolerance) else "same"
+
+
+def quiet(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Logarithm of the ratio of the undisturbed times: the lower quartiles."""
+    return math.log(float(np.percentile(a, 25)) / float(np.percentile(b, 25)))
+
+
+def student(values: NDArray[np.float64], level: float, floor: float = 0.0) -> float:
+    """Half the width of Student's interval of the mean. One value says nothing: inf.
+
+    values: 1 to 16. level: 0.95 or 0.99. floor: the least deviation; a few values may agree by chance.
+    """
+    count = values.size
+    if count == 1:
+        return math.inf
+    deviation = max(float(np.std(values, ddof=1)), floor)
+    return _STUDENT[level][count - 2] * deviation / math.sqrt(count)
 
 
 def interval(values: NDArray[np.float64], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
@@ -127,7 +152,7 @@ def interval(values: NDArray[np.float64], *, level: float = 0.95, seed: int = 0)
 def _resample(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     """Medians of resamples of the values; nothing for fewer than six."""
     count = values.size
-    if count < _FEW:
+    if count < FEW:
         return np.empty(0)
     draws = np.random.default_rng(seed).integers(0, count, (_RESAMPLES, count))
     medians: NDArray[np.float64] = np.median(values[draws], axis=1)
@@ -136,11 +161,8 @@ def _resample(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 
 def _bounds(values: NDArray[np.float64], resampled: NDArray[np.float64], level: float) -> tuple[float, float]:
     count = values.size
-    if count == 1:
-        return -math.inf, math.inf
-    if count < _FEW:
-        deviation = max(float(np.std(values, ddof=1)), _NOISE_FLOOR)
-        half = _STUDENT[level][count - 2] * deviation / math.sqrt(count)
+    if count < FEW:
+        half = student(values, level, NOISE_FLOOR)
         middle = float(np.median(values))
         return middle - half, middle + half
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
@@ -184,11 +206,11 @@ def compare(
 def is_settled(original: Sequence[float], variant: Sequence[float], *, tolerance: float, seed: int = 0) -> bool:
     """More rounds would change neither the verdict nor the figure: the 99 % interval is narrow and on one side."""
     a, b = np.asarray(original, np.float64), np.asarray(variant, np.float64)
-    if a.size < _FEW:
+    if a.size < FEW:
         return False
-    low, high = strong = interval(np.log(a) - np.log(b), level=_STRONG, seed=seed)
+    low, high = strong = interval(np.log(a) - np.log(b), level=STRONG, seed=seed)
     same = low > math.log1p(-tolerance) and high < math.log1p(tolerance)
-    return high - low < 2 * _PRECISION and (same or _verdict(a, b, tolerance, strong) != "same")
+    return high - low < 2 * _PRECISION and (same or verdict(strong, quiet(a, b), tolerance) != "same")
 
 
 def schedule(
@@ -205,15 +227,16 @@ def schedule(
 ) -> list[list[float]]:
     """Drive `block` over warm-up and rounds; seconds per run for every model and round (see Runner.time)."""
     start = clock()
-    order = random.Random(seed)
-    estimates = [_warm(block, model, feeds, block_s, _WARM_SHARE * budget_s / models, clock) for model in range(models)]
-    runs = [max(1, min(_MOST_RUNS, round(block_s / estimate))) for estimate in estimates]
+    share_s = _WARM_SHARE * budget_s / models
+    estimates = [warm_up(partial(block, model), feeds, block_s, share_s, clock) for model in range(models)]
+    runs = [runs_within(block_s, estimate) for estimate in estimates]
     # The first run after another model finds cold caches. Models too slow to repeat inside a block pay it alike.
-    warm = 1 if min(runs) > 1 else 0
+    warm = [1 if min(runs) > 1 else 0] * models
+    order = random.Random(seed)
     times: list[list[float]] = [[] for _ in range(models)]
     for number in range(10**9):
-        for model in order.sample(range(models), models):
-            times[model].append(block(model, number % feeds, runs[model], warm))
+        for model, seconds in turn(block, runs, warm, number % feeds, order):
+            times[model].append(seconds)
         done, spent = number + 1, clock() - start
         if progress is not None and progress(times):
             break
@@ -223,15 +246,30 @@ def schedule(
     return times
 
 
-def _warm(block: Block, model: int, feeds: int, block_s: float, share_s: float, clock: Callable[[], float]) -> float:
+def turn(
+    block: Callable[[int, int, int, int], T], runs: Sequence[int], warm: Sequence[int], feed: int, order: random.Random
+) -> Iterator[tuple[int, T]]:
+    """One round: every model runs one block, in random order; (model, what `block` returned)."""
+    for model in order.sample(range(len(runs)), len(runs)):
+        yield model, block(model, feed, runs[model], warm[model])
+
+
+def runs_within(seconds: float, run_s: float) -> int:
+    """How many runs make a block."""
+    return max(1, min(_MOST_RUNS, round(seconds / max(run_s, _SHORTEST_S))))
+
+
+def warm_up(
+    block: Callable[[int, int, int], float], feeds: int, block_s: float, share_s: float, clock: Callable[[], float]
+) -> float:
     """Run every feed once, then blocks until two in a row agree or the share is used; seconds per run."""
     start = clock()
-    best = min(block(model, feed, 1, 0) for feed in range(feeds))
+    best = min(block(feed, 1, 0) for feed in range(feeds))
     last = math.inf
     while clock() - start < share_s:
-        now = block(model, 0, max(1, min(_MOST_RUNS, round(block_s / max(best, 1e-7)))), 0)
+        now = block(0, runs_within(block_s, best), 0)
         best = min(best, now)
         if abs(now - last) <= _STEADY * last:
             break
         last = now
-    return max(best, 1e-7)
+    return max(best, _SHORTEST_S)

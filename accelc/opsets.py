@@ -89,6 +89,8 @@ def _beyond_limits(now: int, to: int, target: Target | None) -> str:
         return f"opset {now} is older than {_OLDEST}"
     if to > onnx.defs.onnx_opset_version():
         return f"onnx {onnx.__version__} does not know opset {to}"
+    if target is not None and target.kernels is None:
+        return f"it is not known what {target.name} runs at opset {to}"
     limit = target.max_opset() if target is not None else None
     if limit is not None and to > limit:
         return f"the runtime accepts opset {limit} at most"

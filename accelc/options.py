@@ -15,7 +15,7 @@ from accelc.errors import UsageError
 from accelc.pipeline import LEVELS, Pipeline
 
 VERIFY = ("final", "each", "off")
-_UNITS = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600}
+_UNITS = {"": 1, "ms": 1e-3, "s": 1, "min": 60, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True)

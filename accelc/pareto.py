@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelc.errors import UsageError
-from accelc.pareto_page import page
+from accelc.pages.pareto import page
 from accelc.report import Report
 from accelc.textfile import check_writable, write_text
 

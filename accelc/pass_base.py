@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from accelc import ir, structure
+from accelc import ir, stamps, structure
 from accelc.context import Context
 from accelc.errors import AccelcError, PassError, UsageError
 from accelc.rewrite import Driver, RuleStats
@@ -139,9 +139,11 @@ def run_pass(each: Pass, model: ir.Model, ctx: Context) -> PassResult:
     since = ctx.version
     for instrument in ctx.instruments:
         instrument.before(each, model, ctx)
+    stamps.begin(model)
     try:
         result = each.run(model, ctx)
         if result.changes:
+            stamps.stamp(model, each.name)
             ctx.preserve(each.preserves, since)
             structure.check(model, ctx.contract)
     except Exception as error:

@@ -52,6 +52,7 @@ class Placement:
 
     strays: nodes without a kernel on the target. copied: names of values that must be copied between the target and the
     processor in every run, inputs and outputs of the model aside; the runtime makes no CUDA graph where there are any.
+    unknown: why it is not known where the nodes will run; nothing but their number is told then.
     """
 
     target: str
@@ -59,8 +60,11 @@ class Placement:
     shape_arithmetic: int = 0
     strays: tuple[Stray, ...] = ()
     copied: tuple[str, ...] = ()
+    unknown: str = ""
 
     def __str__(self) -> str:
+        if self.unknown:
+            return f"not known: {self.unknown}"
         there = self.nodes - self.shape_arithmetic - len(self.strays)
         parts = [f"{there} of {self.nodes} nodes on {self.target}"]
         if self.shape_arithmetic:
@@ -75,16 +79,24 @@ class Placement:
 
 def place(model: ir.Model, target: Target) -> Placement:
     """Place every node of a model on the target or the processor."""
-    total, arithmetic = 0, 0
-    strays: list[Stray] = []
+    if target.kernels is None:
+        reason = f"accelc has no kernel table of {target.name}; the runtime decides when it loads the model"
+        return Placement(target.name, sum(map(len, ir.all_graphs(model))), unknown=reason)
+    total = 0
+    kept: list[tuple[ir.Node, str]] = []
     copied: list[str] = []
     for graph in ir.all_graphs(model):
         found = _Graph(graph, model, target)
         total += len(graph)
-        arithmetic += found.arithmetic
         copied += [str(value.name) for value, _ in found.moved]
-        strays += found.strays
-    return Placement(target.name, total, arithmetic, tuple(strays), tuple(copied))
+        kept += found.kept
+    strays = tuple(Stray(ir.node_path(node), node.op_type, reason) for node, reason in kept if reason)
+    return Placement(target.name, total, len(kept) - len(strays), strays, tuple(copied))
+
+
+def kept_on_processor(model: ir.Model, target: Target) -> list[tuple[ir.Node, str]]:
+    """The nodes that do not run on the target, each with the reason; empty where it is the runtime's choice."""
+    return [each for graph in ir.all_graphs(model) for each in _Graph(graph, model, target).kept]
 
 
 def not_on_processor(model: ir.Model) -> list[ir.Node]:
@@ -115,8 +127,7 @@ class _Graph:
         self.host: set[ir.Value] = set()
         self.chosen: set[ir.Value] = set()  # on the host by the runtime's choice
         self.device: set[ir.Value] = set()
-        self.strays: list[Stray] = []
-        self.arithmetic = 0
+        self.kept: list[tuple[ir.Node, str]] = []  # (node, why the target cannot run it)
         self.moved: dict[tuple[ir.Value, bool], None] = {}  # (value, whether it goes to the target)
         self.inputs = set(graph.inputs)
         for node in graph:
@@ -128,9 +139,9 @@ class _Graph:
         reason = self._stray(node, opset)
         given = [(index, value) for index, value in enumerate(node.inputs) if value is not None]
         if reason:
-            self.strays.append(Stray(ir.node_path(node), node.op_type, reason))
+            self.kept.append((node, reason))
         elif self._is_shape_arithmetic(node, given):
-            self.arithmetic += 1
+            self.kept.append((node, ""))
             self.chosen.update(node.outputs)
         if reason or node.outputs[0] in self.chosen:
             self.moved.update({(value, False): None for _, value in given if value in self.device})
@@ -155,7 +166,8 @@ class _Graph:
         if self.target.has_kernel(node.domain, node.op_type, opset, _types(node, opset)):
             return ""
         if self.target.has_kernel(node.domain, node.op_type, opset):
-            kinds = ", ".join(dict.fromkeys(str(value.dtype) for value in node.inputs if value is not None))
+            given = (value.dtype for value in node.inputs if value is not None)
+            kinds = ", ".join(dict.fromkeys(str(dtype) for dtype in given if dtype is not None))
             return f"no kernel for {kinds}"
         return "" if _is_function(node, opset) else f"no kernel at opset {opset}"
 

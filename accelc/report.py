@@ -101,6 +101,12 @@ class Report:
         """The report as JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
+    def to_html(self) -> str:
+        """The report as one page that needs nothing else."""
+        from accelc.pages.report import page
+
+        return page(self)
+
 
 def several_to_json(reports: Sequence[Report], failures: Mapping[str, str]) -> str:
     """Reports for several targets as JSON text. failures: target -> error."""
@@ -111,3 +117,9 @@ def several_to_json(reports: Sequence[Report], failures: Mapping[str, str]) -> s
     }
     return json.dumps(body, indent=2, allow_nan=False) + "\n"
 
+
+def several_to_html(reports: Sequence[Report], failures: Mapping[str, str]) -> str:
+    """Reports for several targets as one page. failures: target -> error."""
+    from accelc.pages.report import page
+
+    return page(reports, failures)

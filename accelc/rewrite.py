@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from accelc import ir, opsets
+from accelc import ir, opsets, stamps
 from accelc.errors import RuleError
 from accelc.infer import infer_nodes, refine
 from accelc.pattern import Trace
@@ -224,7 +224,7 @@ def apply(patch: Patch, scope: ir.Scope, names: ir.Names) -> list[ir.Node]:
     _place_weights(patch, scope, names)
     _name_nodes(patch, names)
     for node in patch.nodes:
-        node.meta["accelc.rule"] = patch.rule.name
+        node.meta[stamps.RULE] = patch.rule.name
         if node.domain:
             scope.root.opset_imports.setdefault(node.domain, 1)
     graph.insert_before(root, patch.nodes)

@@ -8,44 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import signal
-import sys
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from accelc import worker
-from accelc.child import Child, resident_bytes
-from accelc.errors import AccelcError, UsageError
+from accelc import wire
+from accelc.errors import UsageError
+from accelc.link import Kind, Link, RuntimeFailure
 from accelc.measure import schedule
-from accelc.runtime_text import clean, is_memory, is_unsupported, missing_library
+from accelc.runtime_text import clean, missing_library
+
+if TYPE_CHECKING:
+    from accelc.benchmark.pressure import Served, Window
+
+__all__ = ["CPU", "Assigned", "Kind", "Provider", "Runner", "RuntimeFailure", "Session", "Value", "ValueInfo"]
 
 Value: TypeAlias = Any
 """A numpy array (ml_dtypes types included), a list of values, a dict (a map), or None (an absent optional)."""
-Kind = Literal["load", "run", "crash", "timeout", "memory"]
 Provider: TypeAlias = tuple[str, Mapping[str, Any]]
+Assigned: TypeAlias = tuple[str, str, str, str]
+"""(provider, domain, operator, name) of a node"""
 
 CPU: tuple[Provider, ...] = (("CPUExecutionProvider", {}),)
-_START_LIMIT_S = 120.0
-
-
-class RuntimeFailure(AccelcError):
-    """The runtime could not load or run a model.
-
-    kind: load, run (it said so), crash (the process died), timeout, memory. unsupported: the runtime has no kernel,
-    operator, domain, type or opset that the model needs, and nothing else is known to be wrong.
-    """
-
-    def __init__(self, kind: Kind, what: str, *, why: str = "", hint: str = "", unsupported: bool = False) -> None:
-        super().__init__(what, why=why, hint=hint)
-        self.kind, self.unsupported = kind, unsupported
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,10 @@ class ValueInfo:
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """A model that the child has loaded. It keeps what it was loaded from: after a crash it is loaded again."""
+    """A model that the child has loaded. It keeps what it was loaded from: after a crash it is loaded again.
+
+    load_s: seconds that the runtime took.
+    """
 
     key: int
     inputs: tuple[ValueInfo, ...]
@@ -68,9 +59,10 @@ class Session:
     providers: tuple[str, ...]
     request: tuple[Any, Mapping[str, Any]]
     load_timeout: float
+    load_s: float
 
 
-class Runner:
+class Runner(Link):
     """One child process with the runtime in it; started when first needed, and again after it died.
 
     Use it as a context manager. It belongs to one thread. memory: bytes that the child may hold resident.
@@ -78,55 +70,9 @@ class Runner:
     """
 
     def __init__(self, *, memory: int | None = None, load_timeout: float = 600.0) -> None:
-        if memory is not None and resident_bytes(os.getpid()) is None:
-            raise UsageError("a memory limit cannot be watched on this system", hint="leave the limit out")
-        self._memory, self._load_timeout = memory, load_timeout
-        self._child: Child | None = None
-        self._finalizer: weakref.finalize[..., Any] | None = None
+        super().__init__(memory)
+        self._load_timeout = load_timeout
         self._keys = itertools.count(1)
-        self._live: set[int] = set()
-        self._abandoned = False
-        self._printed = ""
-        self.version = ""
-        self.available: tuple[str, ...] = ()
-
-    def __enter__(self) -> Runner:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Begin starting the child and return at once. Raises RuntimeFailure after `abandon`."""
-        if self._abandoned:
-            raise RuntimeFailure("crash", "the work was given up")
-        if self._child is None:
-            child = Child(self._memory)
-            self._child, self._finalizer = child, weakref.finalize(self, child.stop)
-            self._live.clear()
-            # The answer to this first message is read when the first request is made.
-            worker.send(child.requests, [os.path.abspath(entry) for entry in sys.path])
-
-    def abandon(self) -> None:
-        """End the child, from any thread: requests, also waiting ones, fail until `resume`."""
-        self._abandoned = True
-        child = self._child
-        if child is not None:
-            child.process.kill()
-
-    def resume(self) -> None:
-        """Take requests again after `abandon`."""
-        self._abandoned = False
-
-    def stop(self) -> None:
-        """End the child. Sessions are loaded again when they are used next."""
-        self._discard()
-
-    def printed(self) -> str:
-        """The end of what the runtime wrote to its output and error streams during the last request."""
-        return self._printed
 
     def load(
         self,
@@ -136,17 +82,21 @@ class Runner:
         optimize: bool = True,
         threads: int | None = None,
         config: Mapping[str, str] | None = None,
+        memory_pattern: bool = True,
         external: Mapping[str, Value] | None = None,
         folder: Path | None = None,
         optimized: Path | None = None,
+        profile: Path | None = None,
+        record: bool = False,
         timeout: float | None = None,
     ) -> Session:
         """Load a model from a file, or from bytes.
 
         optimize: the runtime's own graph optimizations, all or none. threads: None leaves the runtime's default.
-        config: session configuration entries. external: initializers by name, given as arrays instead of files.
-        folder: where the external data of a model given as bytes lies. optimized: where the runtime is to write the
-        graph that it really runs; its large weights go beside it. timeout: seconds.
+        config: session configuration entries. memory_pattern: whether the runtime plans memory ahead.
+        external: initializers by name, given as arrays instead of files. folder: where the external data of a model
+        given as bytes lies. optimized: where the runtime is to write the graph that it really runs; its large weights
+        go beside it. timeout: seconds.
         A provider other than the CPU's that the runtime does not really use is a failure, never a silent fallback.
         Raises RuntimeFailure.
         """
@@ -155,14 +105,18 @@ class Runner:
             entries["session.model_external_initializers_file_folder_path"] = str(folder.resolve())
         if optimized is not None:
             entries["session.optimized_model_external_initializers_file_name"] = f"{optimized.name}.data"
+        if record:
+            entries["session.record_ep_graph_assignment_info"] = "1"
         source = str(model.resolve()) if isinstance(model, Path) else np.frombuffer(model, np.uint8)
         options = {
             "providers": [(name, dict(values)) for name, values in providers],
             "optimize": optimize,
             "threads": threads,
             "config": entries,
+            "memory_pattern": memory_pattern,
             "external": _encode(external or {}),
             "optimized": None if optimized is None else str(optimized.resolve()),
+            "profile": None if profile is None else str(profile.resolve()),
         }
         limit = self._load_timeout if timeout is None else timeout
         key = next(self._keys)
@@ -192,6 +146,7 @@ class Runner:
             tuple(reply["providers"]),
             (source, options),
             limit,
+            reply["seconds"],
         )
 
     def run(
@@ -204,7 +159,7 @@ class Runner:
         """Run once and return the outputs (all, or those named) by name. Raises RuntimeFailure."""
         self._revive(session)
         reply = self._ask("run", timeout, session.key, _encode(feeds), None if outputs is None else list(outputs))
-        return {name: worker.decode(value) for name, value in reply.items()}
+        return {name: wire.decode(value) for name, value in reply.items()}
 
     def observe(
         self,
@@ -303,24 +258,64 @@ class Runner:
     ) -> NDArray[np.float64]:
         """Seconds of each of `runs` runs in a row [runs], after `warm` runs that do not count.
 
-        held: the number that `hold` gave the feeds. Raises RuntimeFailure.
+        held: the number that `hold` gave the feeds. On a device, a run ends when the device has finished. Raises
+        RuntimeFailure.
         """
         self._revive(session)
         times: NDArray[np.float64] = self._ask("block", timeout, session.key, held, runs, warm)
         return times
 
+    def fetch(self, session: Session, held: int, timeout: float = 600.0) -> dict[str, Value]:
+        """Run once on feeds that `hold` keeps, as `block` does; the outputs by name. Raises RuntimeFailure."""
+        self._revive(session)
+        reply = self._ask("fetch", timeout, session.key, held)
+        return {name: wire.decode(value) for name, value in reply.items()}
+
+    def press(self, session: Session, held: Sequence[int], window: Window, timeout: float = 600.0) -> Served:
+        """Queries at the same time, the feeds in turn; see accelc.benchmark.pressure. Raises RuntimeFailure."""
+        self._revive(session)
+        served: Served = self._ask("press", timeout, session.key, list(held), window)
+        return served
+
     @contextlib.contextmanager
-    def hold(self, feeds: Sequence[Mapping[str, Value]], *, timeout: float = 600.0) -> Iterator[list[int]]:
-        """Keep feed sets in the child for `block`, each under a number. Raises RuntimeFailure."""
+    def hold(
+        self, feeds: Sequence[Mapping[str, Value]], *, device: str | None = None, timeout: float = 600.0
+    ) -> Iterator[list[int]]:
+        """Keep feed sets in the child for `block`, each under a number. Raises RuntimeFailure.
+
+        device: "cpu", "cuda:0" and the like: inputs lie there before a run begins, outputs stay there, both at fixed
+        places (I/O binding). None: in the processor's memory, from where each run copies them.
+        """
         keys: list[int] = []
         try:
             for feed in feeds:
                 keys.append(next(self._keys))
-                self._ask("hold", timeout, keys[-1], _encode(feed))
+                self._ask("hold", timeout, keys[-1], _encode(feed), device)
             yield keys
         finally:
             for key in keys if self._child is not None else ():
                 self._ask("drop", timeout, key)
+
+    def end_profile(self, session: Session, timeout: float = 600.0) -> Path:
+        """End the profile of a session that was loaded with one, and return its file. Raises RuntimeFailure."""
+        return Path(self._ask("end_profile", timeout, session.key))
+
+    def assignment(self, session: Session, timeout: float = 60.0) -> list[Assigned] | None:
+        """Where the runtime put the nodes of a session loaded with `record`, before it fused them.
+
+        None where this release of the runtime cannot tell. Raises RuntimeFailure.
+        """
+        self._revive(session)
+        found: list[Assigned] | None = self._ask("assignment", timeout, session.key)
+        return found
+
+    def memory(self, *, reset: bool = False) -> tuple[int | None, int | None]:
+        """Bytes that the child holds resident now, and the most it ever did; None where the system does not tell.
+
+        reset: count the most from now on, where the system allows it. Raises RuntimeFailure.
+        """
+        now, most = self._ask("memory", 60.0, reset)
+        return now, most
 
     def _why_missing(self, provider: str) -> str:
         if provider not in self.available:
@@ -333,90 +328,12 @@ class Runner:
             self._ask("load", session.load_timeout, session.key, *session.request)
             self._live.add(session.key)
 
-    def _ask(self, command: str, timeout: float, *arguments: object) -> Any:
-        self.start()
-        child = self._child
-        assert child is not None
-        try:
-            if not child.ready:
-                self._greet(child)
-            child.printed.truncate(0)
-            child.arm(timeout)
-            worker.send(child.requests, (command, arguments))
-            reply = worker.receive(child.replies)
-            child.disarm()
-            self._printed = child.tail()
-        except worker.Closed:
-            raise self._death(child, command, timeout) from None
-        except BaseException:
-            self._discard()  # a half-read reply would answer the next request
-            raise
-        if reply[0] == "ok":
-            return reply[1]
-        raise _failure(command, reply[1], reply[2])
-
-    def _greet(self, child: Child) -> None:
-        child.arm(_START_LIMIT_S)
-        reply = worker.receive(child.replies)
-        child.disarm()
-        if reply[0] != "ok":
-            self._discard()
-            raise RuntimeFailure(
-                "load", "onnxruntime cannot be imported", why=clean(reply[2]), hint="pip install onnxruntime"
-            )
-        self.version, self.available = reply[1]["version"], tuple(reply[1]["available"])
-        child.ready = True
-
-    def _death(self, child: Child, command: str, timeout: float) -> RuntimeFailure:
-        printed, ended_for = child.tail(), child.ended_for
-        status = child.process.wait(timeout=_START_LIMIT_S)
-        self._discard()
-        self._printed = printed
-        doing = "loading" if command == "load" else "running" if command in ("run", "observe", "block") else "preparing"
-        if ended_for == "timeout":
-            return RuntimeFailure("timeout", f"no answer within {timeout:g} s while {doing} the model")
-        if ended_for == "memory":
-            limit = (self._memory or 0) / 2**30
-            return RuntimeFailure("memory", f"more than {limit:.3g} GiB needed while {doing} the model")
-        last_words = clean(" ".join(printed.splitlines()[-3:]))
-        if is_memory(printed):
-            return RuntimeFailure("memory", f"the memory of this machine ran out while {doing} the model")
-        if sys.platform != "win32" and status == -signal.SIGKILL:
-            what = f"the runtime was killed while {doing} the model"
-            return RuntimeFailure("memory", what, why="most likely the memory of this machine ran out")
-        what = f"the runtime crashed ({_signal_name(status)}) while {doing} the model"
-        return RuntimeFailure("crash", what, why=last_words)
-
-    def _discard(self) -> None:
-        if self._finalizer is not None:
-            self._finalizer()
-        self._child, self._finalizer = None, None
-        self._live.clear()
-
 
 def _encode(values: Mapping[str, Value]) -> dict[str, Any]:
     result = {}
     for name, value in values.items():
         try:
-            result[name] = worker.encode(value)
+            result[name] = wire.encode(value)
         except TypeError as error:
             raise UsageError(f"the value of {name!r} cannot be given to a model", why=str(error)) from error
     return result
-
-
-def _signal_name(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status:#x}" if status > 255 else f"exit status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
-
-
-def _failure(command: str, error: str, message: str) -> RuntimeFailure:
-    kind: Kind = "load" if command == "load" else "run"
-    unsupported = error == "NotImplemented" or (kind == "load" and is_unsupported(message))
-    if error == "MemoryError" or is_memory(message):
-        return RuntimeFailure("memory", f"the runtime ran out of memory in {command}", why=clean(message))
-    why = "a name or text in it is not UTF-8" if error == "UnicodeDecodeError" else clean(message)
-    return RuntimeFailure(kind, f"the runtime cannot {kind} the model", why=why, unsupported=unsupported)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from accelc import placement
+from accelc import placement, stamps
 from accelc.bisect import find_guilty
 from accelc.candidate import Attempt
 from accelc.errors import AccelcError, PassError, VerifyError
@@ -73,7 +73,7 @@ class Settling:
         if not self.job.unusable or not self.job.verifies or self.job.reference().skipped:
             return False
         foreign = placement.not_on_processor(attempt.model)
-        made_by = {str(node.meta.get("accelc.rule", "")) for node in foreign} - {""}
+        made_by = {str(node.meta.get(stamps.RULE, "")) for node in foreign} - {""}
         if not made_by or made_by <= self.job.foreign:
             return False
         self.job.foreign |= made_by

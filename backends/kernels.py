@@ -13,17 +13,16 @@ import re
 import subprocess
 import sys
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from accelc.doctor import runtimes
 from accelc.errors import AccelcError, BackendError
 from accelc.runner import Runner, RuntimeFailure
 from accelc.runtime_text import clean, missing_library
 from accelc.target import KernelTable, domain_name
 
 _FILE = Path(__file__).with_name("kernels.json.gz")
-_PACKAGES = ("onnxruntime-gpu", "onnxruntime")
 # What every release that accelc may be installed with accepts, for releases that the file does not describe.
 _LOWEST_OPSETS = {"": 23, "ai.onnx.ml": 5}
 _LOWEST_IR = 11
@@ -47,12 +46,7 @@ def table(provider: str) -> KernelTable:
 
 def installed() -> str:
     """Version of the installed runtime, or an empty text."""
-    for package in _PACKAGES:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return ""
+    return next(iter(runtimes().values()), "")
 
 
 def opsets() -> tuple[tuple[str, int], ...]:

@@ -19,6 +19,7 @@ from .quantization.numbers import Floats
 from .quantization.plan import BLOCK_FORMS, Form
 from .quantization.preflight import preflight
 from .quantization.prepare import Prepared, Wishes, prepare
+from .quantization.quality import elsewhere
 from .quantization.search import Outcome, Search
 from .quantization.telling import METADATA, details, notes, record, stays
 from .quantization.trial import Trial
@@ -86,7 +87,9 @@ class Quantize(Pass):
         if ctx.fuel.empty:
             return PassResult(skipped="out of fuel")
         if ctx.target.provider != "CPUExecutionProvider":
-            return PassResult(skipped=f"{ctx.target.provider} has no int8 kernels for products")
+            known = ctx.target.kernels is not None
+            why = f"{ctx.target.provider} has no int8 kernels for products" if known else elsewhere(ctx)
+            return PassResult(skipped=why)
         if self.scheme == "static" and ctx.calibration is None:
             raise PassError(
                 "static int8 needs calibration data",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from accelc import ir
+from accelc import ir, stamps
 from accelc.rewrite import drop_initializer, replace_value
 
 
@@ -120,7 +120,7 @@ class Cloner:
 
     def node(self, node: ir.Node) -> ir.Node:
         attrs = [made for attr in node.attributes.values() if (made := self._attr(attr)) is not None]
-        return ir.Node(
+        copy = ir.Node(
             node.domain,
             node.op_type,
             [None if value is None else self.values.get(value, value) for value in node.inputs],
@@ -131,6 +131,8 @@ class Cloner:
             doc_string=node.doc_string,
             metadata_props=dict(node.metadata_props),
         )
+        stamps.copy(node, copy)
+        return copy
 
     def _value(self, value: ir.Value) -> ir.Value:
         dims = ir.dims(value)

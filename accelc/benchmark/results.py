@@ -54,7 +54,8 @@ class Latency:
     """Times of single runs, one after the other.
 
     runs: how many were timed, in `rounds` interleaved rounds, over `loads` loads of the model. p50_ms: the median with
-    its interval. p90_ms, p99_ms: None where the runs are too few to support them; needed: how many each would take.
+    its interval. p90_ms, p99_ms: None where the runs are too few to support them; needed: how many each would take;
+    percentiles: those that are supported, "p90", in ms with their intervals.
     throughput: items per second, an item being one of the batch. items: of one run. blocks_ms: the median of each
     round, in order; load_of: which load each was made in. spread: half the distance of the 10th and 90th percentile of
     blocks_ms over their median.
@@ -74,6 +75,7 @@ class Latency:
     spread: float
     blocks_ms: tuple[float, ...] = ()
     load_of: tuple[int, ...] = ()
+    percentiles: Mapping[str, Figure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,13 @@ class Versus:
 
 @dataclass(frozen=True)
 class Fallen:
-    """A node that another provider runs than the one asked for, and why. copied: values that cross for it, each run."""
+    """A node that another provider runs than the one asked for, and why. copied: of its values, in each run."""
 
     node: str
     operator: str
     provider: str
     reason: str
+    copied: int = 0
 
 
 @dataclass(frozen=True)

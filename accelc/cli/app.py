@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from accelc.cli import calibrate, decisions, inspect, listing, models, optimize, quantize, system
+from accelc.cli import bench, calibrate, decisions, inspect, listing, models, optimize, quantize, system
 from accelc.cli.common import printable
 from accelc.errors import AccelcError
 
@@ -26,6 +26,7 @@ Examples:
   accelc optimize model.onnx -O3
   accelc optimize model.onnx --eval samples.npz --report report.json
   accelc quantize model.onnx --calibration train.npz --eval test.npz
+  accelc bench model.onnx model.O3.cpu.onnx
   accelc inspect model.onnx
   accelc doctor
 
@@ -34,7 +35,8 @@ Exit codes:
     0  success                          4  the numbers differ and cannot be kept
     1  internal error; diff: different  5  a pass failed
     2  wrong usage, backend not usable  6  a plugin cannot be loaded
-    3  the model is refused           130  interrupted
+    3  the model is refused             7  bench: a condition of --fail-if holds
+  130  interrupted
 """
 
 
@@ -193,6 +195,7 @@ def program(ctx: click.Context) -> None:
 for _command in (
     optimize.optimize,
     quantize.quantize,
+    bench.bench,
     calibrate.calibrate,
     inspect.inspect,
     models.diff,

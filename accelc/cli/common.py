@@ -17,6 +17,7 @@ import click
 
 from accelc.errors import UsageError
 from accelc.plain import plain
+from accelc.printable import printable as printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,11 +31,6 @@ else:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NARROWEST, _WIDEST = 40, 120
-
-
-def printable(text: str) -> str:
-    """Text from a model or a file name on one line: what could move the cursor or break the encoding is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 # --- consoles --------------------------------------------------------------------------------------------------------

@@ -96,6 +96,8 @@ def _facts(found: Inspection) -> list[tuple[str, str | Text]]:
         rows.append(("not counted", f"{_pairs(found.cost.uncounted, ' x')}: their shapes are not known"))
     if found.blocks:
         rows.append(("fused", ", ".join(block_count(kind, have) for kind, have in found.blocks.items())))
+    if found.made:
+        rows.append(("made by accelc", _pairs(found.made, " ", limit=12)))
     rows += [("data file", f"{name}, {size(count)} used") for name, count in found.external.items()]
     rows += [("function", f"{name}, {count} nodes") for name, count in found.functions.items()]
     if found.subgraphs:
@@ -106,9 +108,9 @@ def _facts(found: Inspection) -> list[tuple[str, str | Text]]:
     return rows + [("repaired", each) for each in found.repairs]
 
 
-def _pairs(found: Mapping[str, int], sign: str = "=", *, flip: bool = False) -> str:
+def _pairs(found: Mapping[str, int], sign: str = "=", *, flip: bool = False, limit: int = 6) -> str:
     parts = [f"{value}{sign}{name}" if flip else f"{name}{sign}{value}" for name, value in found.items()]
-    return ", ".join(parts[:6]) + (f", {len(parts) - 6} more" if len(parts) > 6 else "")
+    return ", ".join(parts[:limit]) + (f", {len(parts) - limit} more" if len(parts) > limit else "")
 
 
 def _dims(dims: tuple[int | str | None, ...] | None) -> str:

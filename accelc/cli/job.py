@@ -53,7 +53,11 @@ _OPTIONS = (
         metavar="NAME=1x128",
         help="Fix the dimensions of an input, or of a symbol as batch=1; ? leaves one open.",
     ),
-    click.option("--report", metavar="FILE", help="Write the report as JSON; - prints it instead of the tables."),
+    click.option(
+        "--report",
+        metavar="FILE",
+        help="Write the report: a page for a name in .html, else JSON; - prints JSON instead of the tables.",
+    ),
     plugin_option,
     click.option("--disable", multiple=True, metavar="RULE|PASS", help="Leave out passes or rules."),
     click.option("--seed", type=int, default=0, show_default=True, help="For everything random."),
@@ -236,17 +240,18 @@ def _summarize(results: Sequence[Result]) -> None:
 
 def _save_report(where: str | None, results: Sequence[Result], failures: Sequence[Failure] | None) -> None:
     """--report. failures: None where only one target was asked for, whose report then stands by itself."""
-    from accelc.report import several_to_json
+    from accelc.report import several_to_html, several_to_json
     from accelc.textfile import write_text
 
     if not where:
         return
+    page = Path(where).suffix.lower() == ".html"
     if failures is None:
-        text = results[0].report.to_json()
+        report = results[0].report
+        text = report.to_html() if page else report.to_json()
     else:
-        text = several_to_json(
-            [result.report for result in results], {each.target: str(each.error) for each in failures}
-        )
+        several = several_to_html if page else several_to_json
+        text = several([result.report for result in results], {each.target: str(each.error) for each in failures})
     if where == "-":
         click.echo(text, nl=False)
     else:

@@ -49,12 +49,12 @@ def doctor(ctx: click.Context, plugins: tuple[str, ...], as_json: bool) -> None:
     for sentence in found.int8_speed:
         made.add_row("", "", render.text(sentence))
     made.add_section()
-    for provider in found.providers:
+    for provider in sorted(found.providers, key=lambda each: not each.available):
         state = render.text("works", "green") if provider.available else render.text("not usable", "yellow")
-        details = [value for key, value in (provider.details or {}).items() if key == "kernels" or "GPU" in key]
-        made.add_row(
-            render.text(f"provider {provider.name}"), state, render.text(provider.reason or "; ".join(details))
-        )
+        details = provider.details or {}
+        gpus = [value for key, value in details.items() if "GPU" in key]
+        more = provider.reason or "; ".join([*gpus, f"what it runs: {details.get('kernels', provider.capabilities)}"])
+        made.add_row(render.text(f"provider {provider.name}"), state, render.text(more))
     for kind, name, origin in found.plugins:
         made.add_row(render.text(f"{kind} {name}"), "plugin", render.text(origin))
     for problem in found.problems:

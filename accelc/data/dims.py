@@ -81,6 +81,11 @@ MAIN_PLANS = (
 )
 TYPICAL = _plan("typical", 1, 128, 128, (224, 224), 128, samples=16000)
 """Sizes as in use, for measuring: one item, a sentence, an image."""
+SHORTER = tuple(
+    _plan(f"typical, at most {size}", 1, size, size, (image, image), size, samples=250 * size)
+    for size, image in ((64, 128), (32, 64), (16, 32), (8, 28))
+)
+"""The same for models that take no more, longest first."""
 _FALLBACK_SIZES = (1, 2, 8, 16, 4, 3, 32, 28, 64, 224, 128, 320, 512, 640, 256, 1024, 4096, 16000)
 _RANKS: Mapping[str, tuple[int, ...]] = {
     "usual": (2, 3), "single": (1,), "odd": (3, 4, 5), "decode": (), "first": (1, 3, 8, 8), "distinct": (4,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accelc.data.dims import MAIN_PLANS, TYPICAL, Dimensions, DimPlan, Shapes, plans
+from accelc.data.dims import MAIN_PLANS, SHORTER, TYPICAL, Dimensions, DimPlan, Shapes, plans
 from accelc.data.specs import Hints, InputSpec, Value
 from accelc.data.values import EDGE_MODES, MODES, Setting, changes_floats, make_value
 from accelc.errors import AccelcError
@@ -178,6 +179,37 @@ def typical_feed(
     search = _Search(generator, run, time.monotonic() + seconds)
     samples = (search.attempt(layout, mode) for mode in _FALLBACK_MODES)
     return next((sample.feed for sample in samples if sample is not None), None)
+
+
+def typical_feeds(
+    specs: Sequence[InputSpec],
+    run: Run,
+    *,
+    wanted: int = 3,
+    seed: int = 0,
+    hints: Hints | None = None,
+    seconds: float = 20.0,
+) -> list[Feed]:
+    """Feed sets that run, all of one size and with different values: for measuring.
+
+    The sizes are those that models are used with; where none of the values tried runs at these, smaller ones, then the
+    first that run. Returns fewer, or none, when the model rejects the rest or `seconds` have passed.
+    """
+    generator = Generator(specs, seed=seed, hints=hints)
+    dimensions = generator.dimensions
+    usual = [_Layout(plan, dimensions.shapes(plan), dimensions.describe(plan), True) for plan in (TYPICAL, *SHORTER)]
+    search = _Search(generator, run, time.monotonic() + seconds)
+    weak: list[Feed] = []
+    for layout, mode in (*itertools.product(usual, _FALLBACK_MODES), *generator.ordinary()):
+        first = search.attempt(layout, mode)
+        if first is None:
+            continue
+        if _all_nan(first.outputs):
+            weak = weak or [first.feed]
+            continue
+        more = (search.attempt(layout, mode, variant) for variant in range(1, wanted))
+        return [first.feed, *(sample.feed for sample in more if sample is not None)]
+    return weak
 
 
 class _Search:

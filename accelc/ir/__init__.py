@@ -39,7 +39,7 @@ from accelc.ir.graphs import (
     subgraphs,
     walk,
 )
-from accelc.ir.proto import from_proto, held_inputs, parse, paused_gc, proto_graphs, text, to_proto
+from accelc.ir.proto import from_proto, held_inputs, parse, paused_gc, proto_graphs, proto_nodes, text, to_proto
 from accelc.ir.values import (
     Dim,
     attr_proto,
@@ -108,6 +108,7 @@ __all__ = [
     "parse",
     "paused_gc",
     "proto_graphs",
+    "proto_nodes",
     "scopes",
     "shape_dims",
     "subgraphs",

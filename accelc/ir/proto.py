@@ -167,6 +167,18 @@ def proto_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from proto_graphs(inner)
 
 
+def proto_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a model's proto, those of subgraphs and of functions included."""
+    todo: list[Iterable[onnx.NodeProto]] = [proto.graph.node, *(function.node for function in proto.functions)]
+    while todo:
+        for node in todo.pop():
+            yield node
+            for attr in node.attribute:
+                if attr.HasField("g"):
+                    todo.append(attr.g.node)
+                todo.extend(graph.node for graph in attr.graphs)
+
+
 def _set_aside(proto: onnx.ModelProto) -> dict[str, Any]:
     """Take out of proto what onnx_ir cannot hold and return it by name."""
     types: dict[str, bytes] = {}

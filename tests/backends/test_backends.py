@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 import pytest
 
+from accelc import doctor
 from accelc.backend_base import Availability, BackendSpec
-from accelc.backends import cuda, kernels
+from accelc.backends import accelerator, kernels
 from accelc.backends.cpu import CpuBackend
 from accelc.backends.cuda import CudaBackend
 from accelc.errors import BackendError, UsageError
@@ -68,8 +69,8 @@ def test_spec_refuses(text: str) -> None:
 
 @pytest.mark.parametrize("backend", [CpuBackend, CudaBackend])
 def test_unknown_option_lists_the_known(backend: type[CpuBackend] | type[CudaBackend]) -> None:
-    with pytest.raises(UsageError, match=backend.option_names[0]):
-        backend((("threds", "2"),))
+    with pytest.raises(UsageError, match=next(iter(backend.option_names))):
+        backend((("nonsense", "2"),))
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "", "99999"])
@@ -179,9 +180,9 @@ def test_cuda_in_a_package_without_it(monkeypatch: pytest.MonkeyPatch, tmp_path:
     class Spec:
         origin = str(tmp_path / "__init__.py")
 
-    monkeypatch.setattr(cuda, "find_spec", lambda name: Spec)
+    monkeypatch.setattr(accelerator, "find_spec", lambda name: Spec)
     assert "no CUDA provider" in CudaBackend().missing()
-    monkeypatch.setattr(cuda, "find_spec", lambda name: None)
+    monkeypatch.setattr(accelerator, "find_spec", lambda name: None)
     assert "not installed" in CudaBackend().missing()
 
 
@@ -242,7 +243,7 @@ def test_installed_without_a_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(package: str) -> str:
         raise metadata.PackageNotFoundError(package)
 
-    monkeypatch.setattr(kernels.metadata, "version", absent)
+    monkeypatch.setattr(doctor.metadata, "version", absent)
     assert kernels.installed() == ""
 
 

@@ -25,9 +25,13 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "docs/architecture.md",
     "docs/writing-passes.md",
+    "docs/writing-backends.md",
     "docs/decisions.md",
     "docs/quantization.md",
+    "docs/bench.md",
 )
+GOES_ON = {"docs/writing-backends.md": "docs/writing-passes.md"}
+"""Documents that start with the files that another one shows."""
 PIP = """#!/bin/sh
 # Installs the current folder where only this test sees it.
 exec "{python}" -m pip install --quiet --no-deps --no-index --no-build-isolation --target "{site}" .
@@ -109,12 +113,13 @@ def workshop(tmp_path: Path) -> tuple[Path, dict[str, str]]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_a_document_runs(document: str, workshop: tuple[Path, dict[str, str]]) -> None:
     folder, environment = workshop
+    if document in GOES_ON:
+        for name, text in files(GOES_ON[document]).items():
+            write(folder / name, text)
     for block in blocks(ROOT / document):
         where = f"{document}:{block.line}"
         if block.name:
-            path = folder / block.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text, encoding="utf-8")
+            write(folder / block.name, block.text)
         elif block.kind == "python":
             run([sys.executable, "-W", "error", "-c", block.text], folder, environment, where)
         elif block.kind == "console":
@@ -125,6 +130,16 @@ def test_a_document_runs(document: str, workshop: tuple[Path, dict[str, str]]) -
                 )
 
 
+def files(document: str) -> dict[str, str]:
+    """The files that a document shows, with their text."""
+    return {block.name: block.text for block in blocks(ROOT / document) if block.name}
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
 def run(command: list[str], folder: Path, environment: dict[str, str], where: str) -> str:
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
@@ -133,14 +148,14 @@ def run(command: list[str], folder: Path, environment: dict[str, str], where: st
     return done.stdout + done.stderr
 
 
-def test_the_tutorial_builds_the_example_package() -> None:
-    files = {block.name: block.text for block in blocks(ROOT / "docs/writing-passes.md") if block.name}
+def test_the_tutorials_build_the_example_package() -> None:
+    shown = files("docs/writing-passes.md") | files("docs/writing-backends.md")
     kept = {
         path.relative_to(EXAMPLE).as_posix(): path.read_text(encoding="utf-8")
         for path in EXAMPLE.rglob("*")
         if path.suffix in (".py", ".toml") and "build" not in path.parts
     }
-    assert files == kept
+    assert shown == kept
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md", "models/README.md", "docs/cli.md"])

@@ -79,7 +79,7 @@ def test_names_are_folded(name: str) -> None:
 def test_unknown_names_suggest_what_was_meant() -> None:
     with pytest.raises(UsageError, match=r"there is no pass named 'flod'; did you mean fold\?"):
         find_pass("flod")
-    with pytest.raises(UsageError, match="there is no backend named 'qqqq'; known are cpu, cuda"):
+    with pytest.raises(UsageError, match="there is no backend named 'qqqq'; known are coreml, cpu, cuda, directml, openvino, tensorrt"):
         find_backend("qqqq")
 
 

@@ -18,7 +18,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from accelc import worker
+from accelc import wire, worker
 from accelc.child import resident_bytes
 from accelc.errors import AccelcError, UsageError
 from accelc.runner import Runner, RuntimeFailure, Session
@@ -31,7 +31,7 @@ LOOP = """g (int64 n) => (float y) {
     z = Constant<value = float {0}>()
     y = Loop(n, c, z) <body = b (int64 i, bool ci, float a) => (bool co, float o) { co = Identity(ci) o = Identity(a) }>
 }"""
-EXTENDED = [np.dtype(getattr(ml_dtypes, name)) for name in worker.EXTENDED_TYPES]
+EXTENDED = [np.dtype(getattr(ml_dtypes, name)) for name in wire.EXTENDED_TYPES]
 # Casts of the others to and from float have no kernel in the releases supported.
 RUNNABLE = [
     d for d in EXTENDED if d.name in ("bfloat16", "int4", "uint4") or d.name.startswith(("float8_e4", "float8_e5"))
@@ -154,7 +154,7 @@ NUMPY_TYPES = ["f4", "f8", "f2", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8",
 @pytest.mark.parametrize("shape", [(3, 2), (), (0, 4)])
 def test_round_trip_of_numpy_types(runner: Runner, code: str, shape: tuple[int, ...]) -> None:
     array = (np.arange(int(np.prod(shape))) % 5).reshape(shape).astype(code)
-    proto = _identity(helper.np_dtype_to_tensor_dtype(array.dtype))
+    proto = identity(helper.np_dtype_to_tensor_dtype(array.dtype))
     result = runner.evaluate(proto, {"x": array})["y"]
     assert result.dtype == array.dtype
     np.testing.assert_array_equal(result, array)
@@ -176,13 +176,13 @@ def test_round_trip_of_types_numpy_lacks(runner: Runner, dtype: np.dtype[Any], s
 @pytest.mark.parametrize("dtype", EXTENDED, ids=str)
 @pytest.mark.parametrize("count", [0, 1, 4, 7])
 def test_wire_keeps_every_code(dtype: np.dtype[Any], count: int) -> None:
-    bits = worker.EXTENDED_TYPES[dtype.name][1]
+    bits = wire.EXTENDED_TYPES[dtype.name][1]
     codes = np.random.default_rng(0).integers(0, 2**bits, count)
     raw = codes.astype(np.uint16 if bits == 16 else np.uint8)
     array = raw.view(dtype)
-    wire = worker.encode(array)
-    assert wire[3].nbytes == -(-count * bits // 8)
-    result = worker.decode(wire)
+    encoded = wire.encode(array)
+    assert encoded[3].nbytes == -(-count * bits // 8)
+    result = wire.decode(encoded)
     assert result.dtype == dtype
     assert result.tobytes() == array.tobytes()
 
@@ -198,7 +198,7 @@ def test_wire_keeps_every_code(dtype: np.dtype[Any], count: int) -> None:
     ids=["fortran", "strided", "big-endian", "broadcast"],
 )
 def test_memory_layouts(runner: Runner, array: np.ndarray[Any, Any]) -> None:
-    result = runner.evaluate(_identity(onnx.TensorProto.FLOAT, rank=2), {"x": array})["y"]
+    result = runner.evaluate(identity(onnx.TensorProto.FLOAT, rank=2), {"x": array})["y"]
     np.testing.assert_array_equal(result, array)
     # Outputs of a type that numpy lacks take another way through the runtime.
     half = runner.evaluate(_cast(onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16), {"x": array})["y"]
@@ -215,7 +215,7 @@ def test_read_only_input_and_writable_result(runner: Runner) -> None:
 
 def test_strings(runner: Runner) -> None:
     text = np.array([["a", ""], ["ü漢", "x y"]], object)
-    proto = _identity(onnx.TensorProto.STRING)
+    proto = identity(onnx.TensorProto.STRING)
     assert runner.evaluate(proto, {"x": text})["y"].tolist() == text.tolist()
     assert runner.evaluate(proto, {"x": text.astype(str)})["y"].tolist() == text.tolist()
 
@@ -407,7 +407,7 @@ def test_allocation_that_is_refused_is_a_memory_failure(runner: Runner) -> None:
 
 
 def test_memory_limit_needs_a_system_that_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accelc.runner.resident_bytes", lambda pid: None)
+    monkeypatch.setattr("accelc.link.resident_bytes", lambda pid: None)
     with pytest.raises(UsageError, match="memory limit"):
         Runner(memory=1)
 
@@ -537,8 +537,8 @@ def test_time_gives_one_figure_per_session_and_round(runner: Runner) -> None:
 def test_time_takes_values_of_every_kind(runner: Runner) -> None:
     sequence = runner.load(model("g (seq(float[N]) q) => (seq(float[N]) r) { r = Identity(q) }"))
     half = runner.load(model("g (bfloat16[N] b) => (bfloat16[N] c) { c = Identity(b) }"))
-    text = runner.load(_identity(onnx.TensorProto.STRING))
-    plane = runner.load(_identity(onnx.TensorProto.FLOAT, rank=2))
+    text = runner.load(identity(onnx.TensorProto.STRING))
+    plane = runner.load(identity(onnx.TensorProto.FLOAT, rank=2))
     cases: list[tuple[Session, dict[str, Any]]] = [
         (sequence, {"q": [np.ones(2, np.float32)]}),
         (half, {"b": np.ones(2, ml_dtypes.bfloat16)}),
@@ -563,7 +563,7 @@ def _serialize(graph: onnx.GraphProto) -> bytes:
     return proto
 
 
-def _identity(number: int, rank: int | None = None) -> bytes:
+def identity(number: int, rank: int | None = None) -> bytes:
     shape = None if rank is None else [None] * rank
     x, y = (helper.make_tensor_value_info(name, number, shape) for name in "xy")
     return _serialize(helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y]))

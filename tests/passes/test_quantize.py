@@ -30,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 MODELS = Path(__file__).parents[2] / "models"
 AVX2 = Target.cpu(isa={"avx2", "avx", "fma"}, kernels=kernels.table("CPUExecutionProvider"))
 VNNI = Target.cpu(isa={"avx2", "avx512", "avx512_vnni"}, kernels=kernels.table("CPUExecutionProvider"))
+CUDA = Target("cuda", "CUDAExecutionProvider", kernels=kernels.table("CUDAExecutionProvider"))
 
 
 def quantized(
@@ -568,7 +569,7 @@ def test_no_samples_no_change(runner: Runner) -> None:
 
 def test_not_on_cuda(runner: Runner) -> None:
     model = model_of(MATMUL, {"w": normal(64, 48), "b": normal(48)})
-    result = quantized(model, runner, [{"x": normal(9, 64)}], target=Target("cuda", "CUDAExecutionProvider"))
+    result = quantized(model, runner, [{"x": normal(9, 64)}], target=CUDA)
     assert "CUDAExecutionProvider has no int8 kernels" in result.skipped
 
 

@@ -53,7 +53,7 @@ def test_its_own_tests_pass(environment: dict[str, str], tmp_path: Path) -> None
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "tests"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 passed" in done.stdout
+    assert "11 passed" in done.stdout
 
 
 def test_it_is_listed_with_its_origin(environment: dict[str, str], folder: Path) -> None:
@@ -82,6 +82,11 @@ def test_its_backend_is_a_target(environment: dict[str, str], folder: Path) -> N
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert report["latency"] is not None or report["latency_note"]
     assert "single" in accelc(environment, folder, "doctor")
+
+
+def test_options_of_its_backend_are_checked(environment: dict[str, str], folder: Path) -> None:
+    said = accelc(environment, folder, "optimize", "model.onnx", "--ep", "paced:pause_ms=long", code=2)
+    assert "option pause_ms of paced cannot be 'long'; it is a whole number" in said
 
 
 def test_a_file_of_it_clashes_with_the_installed_package(environment: dict[str, str], folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""Passes and a backend of Acme for accelc."""
+"""Passes and backends of Acme for accelc."""
