@@ -129,16 +129,20 @@ def quiet(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return math.log(float(np.percentile(a, 25)) / float(np.percentile(b, 25)))
 
 
-def student(values: NDArray[np.float64], level: float, floor: float = 0.0) -> float:
-    """Half the width of Student's interval of the mean. One value says nothing: inf.
+def student(values: NDArray[np.float64], level: float, *, trim: int = 0, floor: float = 0.0) -> tuple[float, float]:
+    """The mean without the `trim` lowest and highest values, and half the width of Student's interval of it.
 
-    values: 1 to 16. level: 0.95 or 0.99. floor: the least deviation; a few values may agree by chance.
+    With trim it is the interval of Tukey and McLaughlin (1963), from the winsorized deviation. One value says nothing:
+    inf. values: 1 to 16, more than 2 * trim. level: 0.95 or 0.99. floor: the least deviation, as a few values may agree
+    by chance.
     """
-    count = values.size
-    if count == 1:
-        return math.inf
-    deviation = max(float(np.std(values, ddof=1)), floor)
-    return _STUDENT[level][count - 2] * deviation / math.sqrt(count)
+    count, ordered = values.size, np.sort(values)
+    kept = ordered[trim : count - trim]
+    middle = float(kept.mean())
+    if kept.size == 1:
+        return middle, math.inf
+    deviation = max(float(np.std(np.clip(ordered, kept[0], kept[-1]), ddof=1)), floor)
+    return middle, _STUDENT[level][kept.size - 2] * deviation * math.sqrt(count) / kept.size
 
 
 def interval(values: NDArray[np.float64], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
@@ -162,7 +166,7 @@ def _resample(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 def _bounds(values: NDArray[np.float64], resampled: NDArray[np.float64], level: float) -> tuple[float, float]:
     count = values.size
     if count < FEW:
-        half = student(values, level, NOISE_FLOOR)
+        _, half = student(values, level, floor=NOISE_FLOOR)
         middle = float(np.median(values))
         return middle - half, middle + half
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
@@ -262,9 +266,13 @@ def runs_within(seconds: float, run_s: float) -> int:
 def warm_up(
     block: Callable[[int, int, int], float], feeds: int, block_s: float, share_s: float, clock: Callable[[], float]
 ) -> float:
-    """Run every feed once, then blocks until two in a row agree or the share is used; seconds per run."""
+    """Run every feed once, then blocks until two in a row agree, while the share lasts; seconds per run."""
     start = clock()
-    best = min(block(feed, 1, 0) for feed in range(feeds))
+    best = block(0, 1, 0)
+    for feed in range(1, feeds):
+        if clock() - start >= share_s:
+            break
+        best = min(best, block(feed, 1, 0))
     last = math.inf
     while clock() - start < share_s:
         now = block(0, runs_within(block_s, best), 0)

@@ -25,6 +25,9 @@ from benchmarks.page import page, write
 @click.option("--duration", default="20s", show_default=True, help="Measured time of each variant.")
 @click.option("--threads", type=click.IntRange(1), help="Of one operator. [default: the runtime's]")
 @click.option("--limit", default="20min", show_default=True, help="How long an optimizer may take.")
+@click.option(
+    "--peers-python", "python", default=sys.executable, help="An interpreter that has the peers. [default: this]"
+)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/benchmarks"), show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), default=Path("BENCHMARKS.md"), show_default=True)
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("docs/benchmarks.svg"), show_default=True)
@@ -36,6 +39,7 @@ def main(
     duration: str,
     threads: int | None,
     limit: str,
+    python: str,
     work: Path,
     output: Path,
     picture: Path,
@@ -53,8 +57,8 @@ def main(
                 _tell(note)
             if export_only:
                 return
-            wanted = [name for name in optimizers.names() if not only or name in only]
-            data = _measure(ready, wanted, notes, kept, work, duration, threads, limit)
+            wanted = [name for name in optimizers.names(python) if not only or name in only]
+            data = _measure(ready, wanted, notes, work, duration, threads, limit, python)
             kept.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         _render(json.loads(kept.read_text(encoding="utf-8")), output, picture)
     except (AccelcError, FileNotFoundError) as error:
@@ -65,11 +69,11 @@ def _measure(
     ready: list[models.Model],
     wanted: list[str],
     notes: list[str],
-    kept: Path,
     work: Path,
     duration: str,
     threads: int | None,
     limit: str,
+    python: str,
 ) -> dict[str, Any]:
     studies: list[Study] = []
     environment: dict[str, Any] = {}
@@ -82,6 +86,7 @@ def _measure(
                 duration=seconds_of(duration),
                 threads=threads,
                 limit=seconds_of(limit),
+                python=python,
                 tell=_tell,
             )
         except AccelcError as error:
@@ -92,7 +97,7 @@ def _measure(
     return {
         "command": " ".join(["python -m benchmarks", *asked]),
         "environment": plain(environment),
-        "versions": optimizers.versions(),
+        "versions": optimizers.versions(python),
         "notes": notes,
         "studies": plain(studies),
     }

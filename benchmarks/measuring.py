@@ -56,9 +56,13 @@ def study(
     duration: float,
     threads: int | None,
     limit: float,
+    python: str,
     tell: Callable[[str], None],
 ) -> tuple[Study, dict[str, Any]]:
-    """Make and measure every variant; also the environment in which that was done. Raises AccelcError."""
+    """Make and measure every variant; also the environment in which that was done.
+
+    limit: seconds for one optimizer. python: the interpreter that has the peers. Raises AccelcError.
+    """
     folder = work / "results"
     folder.mkdir(parents=True, exist_ok=True)
     made: dict[str, Made] = {}
@@ -67,7 +71,7 @@ def study(
         tell(f"{model.name}: {name}")
         target = folder / f"{model.name}.{name.replace(' ', '')}.onnx"
         target.unlink(missing_ok=True)
-        made[name] = optimizers.run(name, model, target, limit)
+        made[name] = optimizers.run(name, model, target, limit, python)
         if not made[name].failure:
             files[name] = target
     tell(f"{model.name}: measuring {len(files) + 1} models")

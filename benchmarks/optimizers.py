@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.models import ROOT, Model
-from benchmarks.peers import PEERS, version
+from benchmarks.peers import version
 
 LEVELS = ("-O1", "-O2", "-O3")
 
@@ -25,30 +26,35 @@ class Made:
     failure: str = ""
 
 
-def names() -> list[str]:
-    """Every optimizer that can run here."""
-    return [f"accelc {level}" for level in LEVELS] + [name for name, (module, _) in PEERS.items() if version(module)]
+def peers(python: str) -> dict[str, str]:
+    """The peers that an interpreter has, with their versions."""
+    told = subprocess.run([python, "-m", "benchmarks.peers"], cwd=ROOT, capture_output=True, text=True, check=True)
+    found: dict[str, str] = json.loads(told.stdout)
+    return found
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that matter, by name."""
-    wanted = ("accelc", "onnxruntime", "onnx", "onnxsim", "onnxslim", "onnxscript", "torch", "transformers")
-    return {name: found for name in wanted if (found := version(name))}
+def names(python: str) -> list[str]:
+    """Every optimizer that can run here. python: the interpreter that has the peers."""
+    return [*(f"accelc {level}" for level in LEVELS), *peers(python)]
 
 
-def run(name: str, model: Model, target: Path, limit: float) -> Made:
-    """Optimize a model with one of `names`. limit: seconds."""
+def versions(python: str) -> dict[str, str]:
+    """Of what made the results, by name."""
+    own = {name: found for name in ("accelc", "onnxruntime", "onnx") if (found := version(name))}
+    return own | peers(python)
+
+
+def run(name: str, model: Model, target: Path, limit: float, python: str) -> Made:
+    """Optimize a model with one of `names`. limit: seconds. python: the interpreter that has the peers."""
     kind, _, level = name.partition(" ")
     if kind == "accelc":
         data = ["--inputs", str(model.data)] if model.data else []
-        command = ["accelc", "optimize", str(model.path), level, "-o", str(target), *data]
+        command = [sys.executable, "-m", "accelc", "optimize", str(model.path), level, "-o", str(target), *data]
     else:
-        command = ["benchmarks.peers", name, str(model.path), str(target)]
+        command = [python, "-m", "benchmarks.peers", name, str(model.path), str(target)]
     watch = [sys.executable, "-S", str(Path(__file__).with_name("watch.py")), str(limit)]
     begin = time.perf_counter()
-    ended = subprocess.run(
-        [*watch, sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    ended = subprocess.run([*watch, *command], cwd=ROOT, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begin
     status, peak = (None if word == "None" else int(word) for word in ended.stdout.split())
     if status is None:

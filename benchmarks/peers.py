@@ -1,8 +1,13 @@
-"""Peers, as their own documentation uses them: `python -m benchmarks.peers NAME IN OUT` runs one."""
+"""Peers, as their own documentation uses them: `python -m benchmarks.peers NAME IN OUT` runs one.
+
+Without arguments it tells which there are, with their versions. It needs nothing of accelc, as peers may live in an
+environment of their own.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import sys
 from collections.abc import Callable
 
@@ -53,4 +58,7 @@ def version(module: str) -> str | None:
 
 
 if __name__ == "__main__":
-    PEERS[sys.argv[1]][1](sys.argv[2], sys.argv[3])
+    if sys.argv[1:]:
+        PEERS[sys.argv[1]][1](sys.argv[2], sys.argv[3])
+    else:
+        print(json.dumps({name: found for name, (module, _) in PEERS.items() if (found := version(module))}))

@@ -31,6 +31,8 @@ _KINDS = {
 _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _EXAMPLES = "write 'p50>+5%' against --baseline, or 'p50>20ms', 'memory>300MB', 'ratio<0.95'"
 _MACHINE = ("processor", "cores", "onnxruntime", "build", "limits")
+_ONE_LOAD = math.log(1.1)
+"""How far one load of a model may be from its others; several percent are usual."""
 T = TypeVar("T", bound="DataclassInstance")
 
 
@@ -331,14 +333,28 @@ def _of_latency(metric: str, timed: Latency | None) -> Figure | str:
     if timed is None:
         return "latency was not measured"
     rate = timed.throughput
-    if metric == "mean":
-        return Figure(
-            timed.mean_ms, timed.mean_ms * rate.value / rate.high, timed.mean_ms * _ratio(rate.value, rate.low)
-        )
-    known = {"p50": timed.p50_ms, "throughput": rate, **timed.percentiles}
-    if metric in known:
-        return known[metric]
-    return f"{metric} needs {timed.needed.get(metric, 0):,} runs, there are {timed.runs:,}"
+    mean = timed.mean_ms
+    known = {
+        "p50": timed.p50_ms,
+        "throughput": rate,
+        "mean": Figure(mean, mean * rate.value / rate.high, mean * _ratio(rate.value, rate.low)),
+        **timed.percentiles,
+    }
+    if metric not in known:
+        return f"{metric} needs {timed.needed.get(metric, 0):,} runs, there are {timed.runs:,}"
+    return _widened(known[metric]) if timed.loads < 2 else known[metric]
+
+
+def _widened(figure: Figure) -> Figure:
+    """With room for what differs from load to load, where there was one load and nothing is known of it."""
+    if not 0 < figure.low < figure.high < math.inf:
+        return figure
+    below, above = math.log(figure.value / figure.low), math.log(figure.high / figure.value)
+    return Figure(
+        figure.value,
+        figure.value * math.exp(-math.hypot(below, _ONE_LOAD)),
+        figure.value * math.exp(math.hypot(above, _ONE_LOAD)),
+    )
 
 
 def _ratio(a: float, b: float) -> float:
@@ -346,10 +362,8 @@ def _ratio(a: float, b: float) -> float:
 
 
 def _value(metric: str, number: float) -> str:
-    kind = _KINDS[metric]
-    if kind == "time":
-        return milliseconds(number)
-    return size(number) if kind == "size" else f"{number:,.1f}/s" if kind == "rate" else f"{number:.3g}"
+    forms = {"time": milliseconds, "size": size, "rate": "{:,.1f}/s".format, "ratio": "{:.3f}".format}
+    return forms.get(_KINDS[metric], "{:.3g}".format)(number)
 
 
 def _shown(metric: str, figure: Figure) -> str:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from networkx.utils import UnionFind
-
 from accelc.benchmark.attribution import ORIGINAL, OWN
 from accelc.benchmark.profiled import Change, NodeTime
 from accelc.benchmark.results import Row
@@ -87,6 +85,8 @@ def _where(nodes: Sequence[NodeTime]) -> str:
 
 
 def _regions(before: Sequence[NodeTime], after: Sequence[NodeTime]) -> list[_Region]:
+    from networkx.utils import UnionFind
+
     made = _computed(before), _computed(after)
     common = {name for name in made[0] & made[1] if not name.startswith(OWN)}
     joined: UnionFind = UnionFind()
@@ -105,12 +105,13 @@ def _regions(before: Sequence[NodeTime], after: Sequence[NodeTime]) -> list[_Reg
     for index, node in enumerate(after):
         found.setdefault(joined[(1, index)], _Region()).after.append(node)
     whole = [part for region in found.values() for part in _divided(region)]
+    both = [region for region in whole if region.before and region.after]
     sided = [region for region in whole if not (region.before and region.after)]
     rest = _Region([n for region in sided for n in region.before], [n for region in sided for n in region.after])
     placed = _by_layer(rest)
     if placed is None and min(_ms(rest.before) / _ms(before), _ms(rest.after) / _ms(after)) > _MOST_OF_IT:
         placed = [rest]
-    return whole if placed is None else [*(each for each in whole if each not in sided), *placed]
+    return whole if placed is None else [*both, *placed]
 
 
 def _inside(nodes: Sequence[NodeTime]) -> set[str]:

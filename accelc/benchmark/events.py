@@ -18,6 +18,7 @@ Tensor = tuple[str, tuple[int, ...]]
 
 _SUFFIX = "_kernel_time"
 _RUN = "model_run"
+_KEPT = ("op_name", "provider", "node_index", "input_type_shape", "output_type_shape")
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,17 @@ def middle(values: NDArray[np.float64]) -> float:
 def read(path: Path, runs: int) -> Recorded:
     """The last `runs` runs of a trace file. Raises BackendError when there are fewer or the file is not whole."""
     try:
-        events = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        events = json.loads(path.read_text(encoding="utf-8", errors="replace"), object_hook=_slim)
     except (OSError, ValueError) as error:
         raise BackendError("the runtime left no readable profile", why=str(error)) from error
     return recorded(events, runs)
+
+
+def _slim(made: dict[str, Any]) -> dict[str, Any]:
+    """Most of an event is about threads and memory: a large model's trace would need gigabytes."""
+    if "thread_pool_name" in made or "sub_threads" in made:
+        return {}
+    return {key: made[key] for key in _KEPT if key in made} if "op_name" in made else made
 
 
 def recorded(events: Iterable[Mapping[str, Any]], runs: int) -> Recorded:

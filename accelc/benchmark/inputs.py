@@ -18,7 +18,8 @@ from accelc.runner import RuntimeFailure
 
 GENERATED = 3
 """Feed sets of different values, so that models whose speed depends on them are not judged by one."""
-MOST_OF_DATA = 16
+MOST_OF_DATA = 8
+"""Feed sets of the user's data, spread over it; every load of every model begins with a run of each."""
 SEARCH_S = 20.0
 SAME_INPUTS = "what is compared takes the same inputs; measure it by itself"
 

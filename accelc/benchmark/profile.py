@@ -30,8 +30,8 @@ __all__ = ["Change", "NodeTime", "Peaks", "Profile", "Share", "changes", "profil
 RUN_S = 2.0
 MOST_EVENTS = 20_000
 """A trace has one for each node and run, of about a kilobyte; the runtime stops at a million."""
-_FEWEST, _MOST = 8, 200
-_ASYNCHRONOUS = "this provider runs nodes on its own: a node's time is what it takes to hand it over"
+_LEAST, _FEWEST, _MOST = 3, 8, 200
+_ASYNCHRONOUS = "this provider runs nodes on its own: their times are of handing them over, so no limits are given"
 _UNSEEN = "the graph that really runs could not be had: nodes are known by their names, and their work is not counted"
 _DISTURBED = 1.2
 _NO_PEAKS = "the peaks of the machine could not be measured"
@@ -77,12 +77,17 @@ def _run(runner: Runner, case: Case, feed: Feed, folder: Path) -> _Ran:
         _session(runner, case, form, folder=home, optimized=optimized, profile=folder / "profile") as session,
         case.backend.hold(runner, [feed.values], case.setting.memory) as (held,),
     ):
-        seconds = float(case.backend.measure(runner, session, held, 2, 1).min())
-        wanted = min(_MOST, round(RUN_S / max(seconds, 1e-6)), MOST_EVENTS // max(1, len(file.graph.node)))
-        runs = max(_FEWEST, wanted)
+        seconds = float(case.backend.measure(runner, session, held, 1, 1)[0])
+        runs = _runs(seconds, len(file.graph.node))
         case.backend.measure(runner, session, held, runs)
         path = runner.end_profile(session)
     return _Ran(file, path, optimized if optimized is not None and optimized.is_file() else None, runs)
+
+
+def _runs(seconds: float, nodes: int) -> int:
+    """How many runs to record of a model that takes so long."""
+    wanted = min(_MOST, round(RUN_S / max(seconds, 1e-6)), MOST_EVENTS // max(1, nodes))
+    return max(_FEWEST if nodes <= MOST_EVENTS // 4 else _LEAST, wanted)
 
 
 @contextmanager
@@ -139,10 +144,16 @@ def _node_times(
 
 
 def _peaks(case: Case) -> Peaks | None:
+    if _is_asynchronous(case):
+        return None
     try:
         return peaks(case.backend, case.setting.threads)
     except RuntimeFailure:
         return None  # the profile holds without
+
+
+def _is_asynchronous(case: Case) -> bool:
+    return case.backend.target().provider != CPU[0][0]
 
 
 def _keep(found: Path, path: Path) -> None:
@@ -154,12 +165,12 @@ def _keep(found: Path, path: Path) -> None:
 
 def _notes(case: Case, ran: _Ran, made: Profile) -> tuple[str, ...]:
     notes = []
-    if case.backend.target().provider != CPU[0][0]:
+    if _is_asynchronous(case):
         notes.append(_ASYNCHRONOUS)
+    elif made.peaks is None:
+        notes.append(_NO_PEAKS)
     if ran.optimized is None:
         notes.append(_UNSEEN)
-    if made.peaks is None:
-        notes.append(_NO_PEAKS)
     if made.wall_ms > _DISTURBED * (made.nodes_ms + made.overhead_ms):
         notes.append(f"something else took {made.wall_ms - made.nodes_ms - made.overhead_ms:.3g} ms of each run")
     return tuple(notes)

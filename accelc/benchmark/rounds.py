@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import operator
 import random
 import time
@@ -30,9 +31,9 @@ Clock = Callable[[], float]
 BLOCK_S = 0.004
 _LONGEST_BLOCK_S = 0.05
 # After another model the first runs find cold caches and sleeping threads: measured, half as slow again, then a tenth.
-_UNCOUNTED, _UNCOUNTED_S = 3, 0.004
-MOST_LOADS, LEAST_LOADS = 12, 4
-_LOADING_SHARE, _MOST_LOADING_SHARE = 1 / 3, 0.5
+_UNCOUNTED, _UNCOUNTED_S, _LONGEST_UNCOUNTED_S = 3, 0.004, 0.02
+MOST_LOADS, LEAST_LOADS = 16, 4
+_LOADING_SHARE, _MOST_LOADING_SHARE = 0.4, 0.5
 _WARM_SHARE, _LONGEST_WARM_S = 0.02, 0.5
 MOST_RUNS = 2**20
 """As many single runs are kept; when more are timed, every second one, then every fourth."""
@@ -85,7 +86,7 @@ def measure(
     """Time every lane in rounds that take about `seconds` for each lane; loading and warming up come on top.
 
     Groups are measured one after the other, the lanes of a group in the same rounds and with the same feeds, in turn.
-    The rounds are divided into 4 to 12 loads; into one where four would take more than half as long as the rounds, or
+    The rounds are divided into 4 to 16 loads; into one where four would take more than half as long as the rounds, or
     fewer than four rounds fit. One round is always made. A lane that fails has its failure, the others go on with a
     new load.
     """
@@ -183,12 +184,9 @@ class _Group:
 
     def _time(self, live: Sequence[_Log], estimates: Sequence[float], load_s: float, generation: int) -> None:
         """Rounds with one load."""
-        block_s = min(max(BLOCK_S, *estimates), _LONGEST_BLOCK_S)
-        runs = [runs_within(block_s, each) for each in estimates]
-        warm = [min(_UNCOUNTED, int(_UNCOUNTED_S / each)) for each in estimates]
-        round_s = sum(map(operator.mul, estimates, runs))
+        runs, warm = blocks_of(estimates)
         if not self.loads:
-            self.loads = loads_within(self.left, load_s, round_s)
+            self.loads = loads_within(self.left, load_s, sum(map(operator.mul, estimates, runs)))
         share = self.left / self.loads
         start, spent, done = self.clock(), 0.0, 0
 
@@ -196,12 +194,28 @@ class _Group:
             return live[lane].block(feed, runs, warm)
 
         while not done or spent + spent / done / 2 < (share if self.rounds >= MIN_ROUNDS else 2 * share):
-            found = list(turn(block, runs, warm, self.rounds % self.feeds, self.order))
-            for lane, each in found:
+            found = dict(turn(block, runs, warm, self.rounds % self.feeds, self.order))
+            for lane, each in found.items():
                 live[lane].add(each, generation)
+            # A warm-up that was disturbed makes runs look long, and blocks too short.
+            estimates = [min(old, float(np.median(found[lane]))) for lane, old in enumerate(estimates)]
+            runs, warm = blocks_of(estimates)
             before, spent = spent, self.clock() - start
             self.rounds, done, self.left = self.rounds + 1, done + 1, self.left - (spent - before)
         self.loads -= 1
+
+
+def blocks_of(estimates: Sequence[float]) -> tuple[list[int], list[int]]:
+    """For lanes by the seconds of a run: the runs of a block, and the uncounted ones before it.
+
+    Lanes of nearly the same cost have the same of both: the median of two runs is disturbed more often than one run.
+    """
+    slowest = max(estimates)
+    base = runs_within(BLOCK_S, slowest)
+    runs = [min(base * max(1, round(slowest / each)), runs_within(_LONGEST_BLOCK_S, each)) for each in estimates]
+    typical = math.sqrt(min(estimates) * slowest)
+    warm = int(min(_UNCOUNTED, _UNCOUNTED_S / typical, _LONGEST_UNCOUNTED_S / slowest))
+    return runs, [warm] * len(runs)
 
 
 def loads_within(seconds: float, load_s: float, round_s: float) -> int:

@@ -30,7 +30,8 @@ from accelc.errors import AccelcError, BackendError, ModelError, UsageError
 from accelc.plain import plain
 from accelc.runner import Runner, RuntimeFailure
 
-RUN_LIMIT_S = 600.0
+RUN_LIMIT_S, DATA_RUN_LIMIT_S = 120.0, 600.0
+"""Seconds for one run while inputs are found, which are small where they are generated."""
 _UNFIT = re.compile(r"[^\w.=]+")  # in names of files
 Tell = Callable[[str], None]
 
@@ -132,8 +133,9 @@ class _Bench:
         return None, frozenset()
 
     def _inputs_of(self, case: Case, others: Sequence[Case]) -> tuple[Inputs, frozenset[str]]:
+        limit = RUN_LIMIT_S if self.options.inputs is None else DATA_RUN_LIMIT_S
         session = case.backend.load(self.scout, case.path, threads=case.setting.threads)
-        run: Callable[[Values], Values] = partial(self.scout.run, session, timeout=RUN_LIMIT_S)
+        run: Callable[[Values], Values] = partial(self.scout.run, session, timeout=limit)
         inputs = feeds_for(case, self.options, run, others)
         random = random_outputs(run, inputs.feeds[0].values)
         whose = f" for {case.group}" if self.swept else ""

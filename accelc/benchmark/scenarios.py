@@ -125,7 +125,8 @@ class Loaded:
     """load and latency for the row. times: what rows are compared by (statistics.versus).
 
     times.blocks: offline, seconds for one item, window by window; multi-stream and server, the median latency in
-    seconds; where the rate was searched, seconds for one query at the highest rate, load by load.
+    seconds; where the rate was searched, seconds for one query at the highest rate, load by load (with one load, window
+    by window), where none was valid those of a tenth of the best.
     """
 
     load: Load
@@ -311,8 +312,11 @@ class _Group:
             rate=rate,
         )
 
-    def _windows(self, divided: Plan, after: Callable[[_Bench, int], None] | None = None) -> None:
-        """Windows of every model at its rate. after: called for each when the windows of a load are done."""
+    def _windows(self, divided: Plan, after: Callable[[_Bench], None] | None = None) -> None:
+        """Windows of every model at its rate.
+
+        after: called for each model when the windows of a load are done; with one load only, after every window.
+        """
         total = divided.loads * divided.windows
         for load in range(divided.loads):
             self._fresh()
@@ -324,9 +328,9 @@ class _Group:
                     bench.readings.append(self._press(bench, load, number))
 
                 self._each(self._alive(), window)
-            if after is not None:
-                for bench in self._alive():
-                    after(bench, load)
+                if after is not None and (divided.loads == 1 or number + 1 == divided.windows):
+                    for bench in self._alive():
+                        after(bench)
 
     def _search(self, seconds: float) -> None:
         """The highest rate of each model that is valid, found anew with every load from windows near it."""
@@ -335,9 +339,9 @@ class _Group:
         for bench in self._alive():
             bench.rate *= _FIRST
 
-        def search(bench: _Bench, load: int) -> None:
+        def search(bench: _Bench) -> None:
             measured = services([reading.served for reading in bench.readings], workers)
-            bench.found.append(highest_rate(measured, bound, SHARE, self.seed + load))
+            bench.found.append(highest_rate(measured, bound, SHARE, self.seed + len(bench.found)))
             bench.rate = highest(bench.found).value or bench.rate
             bench.tried += [reading.seen for reading in bench.readings]
             bench.readings.clear()

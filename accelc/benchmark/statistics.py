@@ -2,8 +2,10 @@
 
 The same file loaded twice can differ for as long as it is loaded, so many rounds of one load are no better evidence
 than the load is. The units of evidence are therefore the medians of the loads, and the interval is Student's over them
-(Kalibera & Jones, Rigorous benchmarking in reasonable time, 2013, with one level above the rounds). Where there was
-time for one load only, its rounds are cut into a few pieces instead, as neighbouring rounds are alike (batch means).
+(Kalibera & Jones, Rigorous benchmarking in reasonable time, 2013, with one level above the rounds). On a busy machine a
+load in ten goes wrong as a whole, several times as slow as the others, so the outermost sixth of them is trimmed where
+they are eight or more. Where there was time for one load only, its rounds are cut into a few pieces instead, as
+neighbouring rounds are alike (batch means).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ MOST_LOADS = 16
 SHOWN_BLOCKS = 400
 """As many rounds are listed one by one; of more, the medians of neighbours in one load."""
 _LEAST_PIECES, _MOST_PIECES, _PIECE = 4, 6, 5
+_LEAST_TRIMMED, _TRIM = 8, 6
 _PERCENTILES = {"p90": 0.90, "p99": 0.99}
 _CONFIDENCE = 0.99
 _MARGIN = 1 / 20
@@ -54,7 +57,7 @@ class Estimate:
 
 def estimate(logs: NDArray[np.float64], load_of: NDArray[np.int64]) -> Estimate:
     """The typical of some logarithms, one for each round, in order [rounds]; load_of: which load each was made in."""
-    return _estimate([float(np.median(logs[unit])) for unit in _units(load_of)], logs.size)
+    return estimate_of_units([float(np.median(logs[unit])) for unit in _units(load_of)], logs.size)
 
 
 def figure(values: NDArray[np.float64], load_of: NDArray[np.int64]) -> Figure:
@@ -63,9 +66,12 @@ def figure(values: NDArray[np.float64], load_of: NDArray[np.int64]) -> Figure:
     return found.around(math.exp(found.value))
 
 
-def _estimate(units: Sequence[float], rounds: int) -> Estimate:
+def estimate_of_units(units: Sequence[float], rounds: int) -> Estimate:
+    """The same from the logarithms of units that are independent of one another. rounds: made in all of them."""
     values, floor = np.array(units), NOISE_FLOOR if rounds < FEW else 0.0
-    return Estimate(float(values.mean()), student(values, 0.95, floor), student(values, STRONG, floor))
+    trim = len(units) // _TRIM if len(units) >= _LEAST_TRIMMED else 0
+    middle, half = student(values, 0.95, trim=trim, floor=floor)
+    return Estimate(middle, half, student(values, STRONG, trim=trim, floor=floor)[1])
 
 
 def _units(load_of: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -75,7 +81,9 @@ def _units(load_of: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     if len(loads) == 1:
         pieces = min(max(load_of.size // _PIECE, _LEAST_PIECES), _MOST_PIECES, load_of.size)
         return np.array_split(loads[0], pieces)
-    joined = np.array_split(np.arange(len(loads)), min(len(loads), MOST_LOADS))
+    if len(loads) <= MOST_LOADS:
+        return loads
+    joined = np.array_split(np.arange(len(loads)), MOST_LOADS)
     return [np.concatenate([loads[each] for each in some]) for some in joined]
 
 
@@ -92,7 +100,7 @@ def latency(times: Times, items: int = 1) -> Latency:
     }
     shown = {name: found.value for name, found in percentiles.items()}
     mean = float(means.mean())
-    rate = _estimate([math.log(float(means[unit].mean())) for unit in _units(times.load_of)], blocks.size)
+    rate = estimate_of_units([math.log(float(means[unit].mean())) for unit in _units(times.load_of)], blocks.size)
     shown_blocks, shown_loads = _thinned(blocks, times.load_of)
     return Latency(
         runs=times.timed,
@@ -130,7 +138,7 @@ def versus(mine: Times, other: Times, against: int, kind: Kind) -> Versus:
     if not np.array_equal(mine.load_of, other.load_of):
         raise ValueError("both models need the same rounds")
     found = estimate(np.log(other.blocks) - np.log(mine.blocks), mine.load_of)
-    undisturbed = float(np.mean([quiet(other.blocks[unit], mine.blocks[unit]) for unit in _units(mine.load_of)]))
+    undisturbed = float(np.median([quiet(other.blocks[unit], mine.blocks[unit]) for unit in _units(mine.load_of)]))
     ratio = found.around(math.exp(found.value))
     decided = verdict((found.value - found.strong, found.value + found.strong), undisturbed)
     return Versus(against, kind, ratio.value, ratio.low, ratio.high, decided)

@@ -13,6 +13,7 @@ from accelc.benchmark import words
 from accelc.benchmark.results import BenchResult, Figure, Row
 from accelc.errors import UsageError
 from accelc.plain import plain
+from accelc.printable import printable
 from accelc.textfile import check_writable, write_text
 from accelc.units import milliseconds, size
 
@@ -135,7 +136,7 @@ _COLUMNS: tuple[tuple[str, bool, Callable[[Row], str]], ...] = (
     ("p99 ms", True, lambda row: _percentile(row.latency.p99_ms if row.latency else None)),
     ("per second", True, lambda row: words.rate(row.latency.throughput.value) if row.latency else _NOTHING),
     ("against the first model", False, lambda row: _versus(row, "model")),
-    ("against the first provider", False, lambda row: _versus(row, "provider")),
+    ("against the first setting", False, lambda row: _versus(row, "provider")),
     ("error", True, lambda row: _escaped(words.error(row.error))),
     ("load", True, lambda row: _NOTHING if row.load_ms is None else milliseconds(row.load_ms)),
     ("first run", True, lambda row: _NOTHING if row.first_run_ms is None else milliseconds(row.first_run_ms)),
@@ -191,4 +192,4 @@ def _list(lines: Sequence[str]) -> str:
 
 def _escaped(text: str) -> str:
     """Text on one line that Markdown takes for nothing else."""
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", printable(" ".join(text.split())))

@@ -18,6 +18,7 @@ from accelc.cli.common import (
     json_option,
     model_path,
     plugin_option,
+    printable,
     progress,
 )
 from accelc.cli.job import as_path
@@ -41,9 +42,10 @@ Examples:
   accelc bench new.onnx --baseline base.json --fail-if "p50>+5%" --fail-if "memory>300MB"
 
 \b
-Conditions of --fail-if: FIGURE>VALUE or FIGURE<VALUE, repeatable.
-  figures  p50 p90 p99 mean throughput load first-run memory size error ratio
-  values   +5% or -5% of the baseline's figure, or 20ms, 300MB, 100/s, 0.01; ratio is against the first model
+Conditions of --fail-if: FIGURE>VALUE or FIGURE<VALUE, repeatable
+  figures  p50 p90 p99 mean throughput qps load first-run memory size error ratio
+  values   +5% or -5% of the baseline's figure; or 20ms, 300MB, 100/s, 0.01
+  ratio is against the first model of this run, as ratio<0.95
 
 \b
 Exit codes:
@@ -180,7 +182,19 @@ def _show(found: BenchResult, options: dict[str, Any]) -> None:
         from accelc.benchmark.results import SCHEMA
 
         emit_json(SCHEMA, found)
-    elif not options["quiet"]:
+    elif options["quiet"] or len(found.failures) == len(found.rows):
+        _complain(found)
+    else:
         from accelc.cli import render_bench
 
         render_bench.result(console(), found, verbose=options["verbose"])
+
+
+def _complain(found: BenchResult) -> None:
+    """What went wrong on stderr, a line each; what is alike once."""
+    from accelc.benchmark.words import condition
+
+    told = [each for each in found.conditions if each.holds in ("yes", "not compared")] if not found.failures else []
+    lines = [*(f"error: {row.failure}" for row in found.failures), *(f"--fail-if {condition(each)}" for each in told)]
+    for line in dict.fromkeys(lines):
+        click.echo(printable(f"accelc: {line}"), err=True)

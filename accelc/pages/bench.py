@@ -55,6 +55,10 @@ def _title(result: BenchResult) -> str:
     labels = list(dict.fromkeys(row.label for row in result.rows))
     if result.rows and all(row.failure for row in result.rows):
         return f"{', '.join(labels)}: nothing could be measured"
+    if not any(row.latency for row in result.rows):
+        return f"Where {', '.join(labels)} would run"
+    if len(labels) == 1:
+        return f"Latency of {labels[0]}"
     if len(labels) <= _MOST_NAMED:
         return " against ".join(filter(None, [", ".join(labels[1:]), *labels[:1]]))
     return f"{len(labels) - 1} models against {labels[0]}"
@@ -289,7 +293,7 @@ def _table(result: BenchResult) -> Iterator[Child]:
         said,
         [heads[place] for place in kept],
         [[line[place] for place in kept] for line in rows],
-        numbers=range(2, len(kept)),
+        numbers=range(2, len(kept) - (heads[kept[-1]] == "error")),
     )
     notes = [f"{name(result, row)}: {note}" for row in result.rows for note in row.notes]
     yield items(notes)

@@ -75,12 +75,13 @@ def ratios(marks: Sequence[Mark], tolerance: float) -> Element:
 
 @dataclass(frozen=True)
 class Pair:
-    """A row with what was and what is. figure: both as text."""
+    """A row with what was and what is. figure: both as text. more: a second line under the name."""
 
     name: str
     before: float
     after: float
     figure: Child
+    more: str = ""
 
 
 def pairs(rows: Sequence[Pair], show: Callable[[float], str], names: tuple[str, str] = ("before", "after")) -> Element:
@@ -88,7 +89,7 @@ def pairs(rows: Sequence[Pair], show: Callable[[float], str], names: tuple[str, 
     scale = linear([end for each in rows for end in (each.before, each.after)])
     made = [
         _row(
-            Mark(each.name, each.after, each.figure),
+            Mark(each.name, each.after, each.figure, more=each.more),
             scale,
             [_span(scale, 0.0, each.before, "bar was"), _span(scale, 0.0, each.after, "bar now")],
         )

@@ -13,6 +13,7 @@ from accelc.pages.document import Child, figure, items, section, table, tag
 from accelc.pages.plots import Axis, Line, Point, legend, plot
 from accelc.pages.scales import decades
 from accelc.units import milliseconds, size
+from accelc.words import listed
 
 Naming = Callable[[BenchResult, Row], str]
 Profiled = tuple[str, Profile]
@@ -20,8 +21,13 @@ Profiled = tuple[str, Profile]
 BETWEEN = "between the nodes"
 _MOST_CHANGES = 14
 _MOST_LAYERS = 40
+_MOST_OPERATORS = 5
+_SMALL = 0.005
+"""Of the time of the slowest operator: below it an operator is only in the table."""
 _KINDS = ("s1", "s2", "s3", "")
 _LARGEST, _SMALLEST = 26.0, 8.0
+_LARGE = 0.4
+"""Of the time of the slowest operator: above it the name of an operator is always shown."""
 
 
 def parts(result: BenchResult, name: Naming) -> Iterator[Child]:
@@ -98,13 +104,14 @@ def _changes(found: Sequence[Change], level: int) -> Element:
     first, second = order[0].first, order[0].second
     drawn = [
         Pair(
-            _region(each),
+            each.region or "no name",
             each.before_ms,
             each.after_ms,
             [
                 f"{each.before_ms:.3f} → {each.after_ms:.3f} ms",
                 tag("span", ", ".join(each.why[:2]), class_="quiet") if each.why else None,
             ],
+            _operators(each),
         )
         for each in order[:_MOST_CHANGES]
     ]
@@ -113,11 +120,11 @@ def _changes(found: Sequence[Change], level: int) -> Element:
         ["part", first, second, "saved", "operators", "why"],
         [
             [
-                _region(each),
+                each.region or "no name",
                 f"{each.before_ms:.3f}",
                 f"{each.after_ms:.3f}",
                 f"{each.gain_ms:+.3f}",
-                f"{_counts(each.before)} → {_counts(each.after)}",
+                _operators(each),
                 ", ".join(each.why),
             ]
             for each in order
@@ -130,12 +137,13 @@ def _changes(found: Sequence[Change], level: int) -> Element:
     return figure("What got faster and why", caption, drawing, same, level=level)
 
 
-def _region(each: Change) -> str:
-    return (each.region or "no name") + (f" and like it, {each.places} places" if each.places > 1 else "")
+def _operators(each: Change) -> str:
+    before, after = _counts(each.before), _counts(each.after)
+    return before if before == after else f"{before} → {after}"
 
 
 def _counts(operators: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" if count > 1 else name for name, count in operators.items()) or "nothing"
+    return listed([f"{count} {name}" for name, count in operators.items()], _MOST_OPERATORS) or "nothing"
 
 
 # --- the roofline ----------------------------------------------------------------------------------------------------
@@ -189,26 +197,30 @@ def _rooflines(found: Sequence[Profiled], level: int) -> Iterator[Element]:
     labels = [label for label, _ in found]
     kinds = {label: _KINDS[min(index, len(_KINDS) - 1)] for index, label in enumerate(labels)}
     ridges = _ridges(peaks)
-    x = decades([*(spot.intensity for spot in spots), *(4 * each for each in ridges), *(each / 4 for each in ridges)])
+    most = spots[0].ms
+    drawn = [spot for spot in spots if spot.ms >= _SMALL * most]
+    x = decades([*(spot.intensity for spot in drawn), *(4 * each for each in ridges), *(each / 4 for each in ridges)])
     tops = [] if peaks is None else [top / 1e9 for top in (peaks.float_flops, peaks.int8_flops) if top]
-    y = decades([*(spot.speed for spot in spots), *(1.5 * top for top in tops)])
-    most = max(spot.ms for spot in spots)
+    y = decades([*(spot.speed for spot in drawn), *(1.5 * top for top in tops)])
+    first = {spot.operator: spot for spot in reversed(drawn)}
     points = [
         Point(
             spot.intensity,
             spot.speed,
-            spot.operator,
+            spot.operator if first[spot.operator] is spot else "",
             f"{spot.operator} of {spot.label}: {milliseconds(spot.ms)}, {spot.speed:.3g} GFLOP/s",
             kinds[spot.label],
             size=max(_SMALLEST, _LARGEST * (spot.ms / most) ** 0.5),
+            always=spot.ms >= _LARGE * most,
         )
-        for spot in spots
+        for spot in drawn
     ]
+    roof = list(_roof(peaks, x.low, x.high, y.low))
     drawing = plot(
         Axis(x, "operations for each byte moved (FLOP/byte)", _power),
         Axis(y, "GFLOP/s", _power),
         points,
-        _roof(peaks, x.low, x.high, y.low),
+        [line for _, line in roof],
     )
     limits = {label: profile.total.of_limit for label, profile in found}
     said = [f"{label} reaches {100 * share:.0f} % of the roof" for label, share in limits.items() if share]
@@ -230,12 +242,19 @@ def _rooflines(found: Sequence[Profiled], level: int) -> Iterator[Element]:
     )
     caption = (
         "Each mark is an operator, as large as its time. The roof is what the machine was measured to reach: left of "
-        f"its edge memory is the limit, right of it arithmetic. {'; '.join(said)}{'.' if said else ''}"
+        "its edge memory is the limit, right of it arithmetic. " + _absent(len(spots) - len(drawn)) + _ended(said)
     )
     keys = [(kinds[label], label) for label in labels]
-    for width, kind, text in _widths(peaks):
-        keys.append((f"line {kind}", f"{text}: {size(width)} a second"))
+    keys += [(f"line {line.kind}", text) for text, line in roof]
     yield figure("How far from the limit", caption, tag("div", legend(keys), drawing), same, level=level)
+
+
+def _absent(count: int) -> str:
+    return f"Only in the table, for they take next to no time: {count}. " if count else ""
+
+
+def _ended(said: Sequence[str]) -> str:
+    return f"{'; '.join(said)}." if said else ""
 
 
 def _ridges(peaks: Peaks | None) -> list[float]:
@@ -245,33 +264,25 @@ def _ridges(peaks: Peaks | None) -> list[float]:
     return [top / peaks.bandwidth for top in (peaks.float_flops,) if top]
 
 
-def _roof(peaks: Peaks | None, left: float, right: float, bottom: float) -> list[Line]:
-    """Lines in GFLOP/s over operations per byte."""
+def _roof(peaks: Peaks | None, left: float, right: float, bottom: float) -> Iterator[tuple[str, Line]]:
+    """What limits speed, in words, with its line: GFLOP/s over operations per byte."""
     if peaks is None:
-        return []
-    lines = []
-    top = (peaks.float_flops or 0.0) / 1e9
-    for width, kind, _ in _widths(peaks):
-        if top:
+        return
+    tops = [(peaks.float_flops, "memory", "float"), (peaks.int8_flops, "int8", "int8")]
+    widths = [(peaks.bandwidth, "memory", "memory"), (peaks.cache_bandwidth, "cached", "caches")]
+    top = (peaks.float_flops or peaks.int8_flops or 0.0) / 1e9
+    edge = left
+    for width, kind, name in widths:
+        if width and top:
             start, ridge = max(left, bottom * 1e9 / width), min(top * 1e9 / width, right)
-            ends = [(start, start * width / 1e9), (ridge, ridge * width / 1e9)]
-            lines.append(Line(ends, kind))
-            if kind == "memory" and ridge < right:
-                lines.append(Line([(ridge, top), (right, top)], "memory", f"float {top:,.0f} GFLOP/s"))
-    if peaks.int8_flops:
-        lines.append(Line([(left, peaks.int8_flops / 1e9), (right, peaks.int8_flops / 1e9)], "int8", _int8(peaks)))
-    return lines
-
-
-def _widths(peaks: Peaks | None) -> Iterator[tuple[float, str, str]]:
-    if peaks is not None and peaks.bandwidth:
-        yield peaks.bandwidth, "memory", "memory"
-    if peaks is not None and peaks.cache_bandwidth:
-        yield peaks.cache_bandwidth, "cached", "caches"
-
-
-def _int8(peaks: Peaks) -> str:
-    return f"int8 {(peaks.int8_flops or 0) / 1e9:,.0f} GOP/s"
+            edge = ridge if kind == "memory" else edge
+            if start < ridge:
+                ends = [(start, start * width / 1e9), (ridge, ridge * width / 1e9)]
+                yield f"{name}: {size(width)} a second", Line(ends, kind)
+    for flops, kind, name in tops:
+        if flops:
+            begin = edge if kind == "memory" else left
+            yield f"{name}: {flops / 1e9:,.0f} GFLOP/s", Line([(begin, flops / 1e9), (right, flops / 1e9)], kind)
 
 
 def _power(tick: float) -> str:

@@ -11,23 +11,19 @@ from accelc import words
 from accelc.budget import Budget
 from accelc.decision_store import Decision
 from accelc.measure import TOLERANCE, Comparison
-from accelc.pages import pareto
-from accelc.pages.charts import Mark, Pair, Span, Stack, bars, ms_tick, pairs, ratios, stacks, timeline
+from accelc.pages import pareto, passes
+from accelc.pages.charts import Mark, Pair, Stack, bars, ms_tick, pairs, ratios, stacks
 from accelc.pages.document import Child, became, facts, figure, items, paragraphs, section, table, tag, tiles
 from accelc.pages.document import page as whole_page
 from accelc.pareto import curve
-from accelc.pass_base import PassRecord
 from accelc.report import Report
-from accelc.units import milliseconds, seconds, size
+from accelc.units import milliseconds, size
 from accelc.words import Said
 
 _MOST_OPERATORS = 12
-_MOST_SPANS = 36
 _MOST_RATIOS = 24
 _STRAYS_SHOWN = 40
 _INPUTS_SHOWN = 6
-_BRIEF = 0.02
-"""Of the time: runs of passes that changed nothing are put together, and left out where they took less."""
 
 
 def page(reports: Report | Sequence[Report], failures: Mapping[str, str] | None = None) -> str:
@@ -136,7 +132,7 @@ def _ratio(timed: Comparison) -> str:
 def _sections(found: Report, prefix: str, level: int) -> Iterator[Element]:
     parts: list[tuple[str, str, list[Child]]] = [
         ("graph", "The graph before and after", list(_graph(found, level + 1))),
-        ("passes", "What the passes did", list(_passes(found, level + 1))),
+        ("passes", "What the passes did", list(passes.parts(found, level + 1))),
         ("checks", "Is it the same, and is it faster?", list(_checks(found, level + 1))),
         ("decisions", "What was decided by measurement", list(_decisions(found, level + 1))),
         ("refused", "What was refused, left out and noted", list(_remarks(found))),
@@ -213,103 +209,6 @@ def _blocks(found: Report, level: int) -> Element:
     )
     caption = "Attention, norms and activations: one operator now, fused by the runtime while loading, or in parts."
     return figure("Blocks", caption, stacks(rows, lambda tick: f"{tick:,.0f}"), same, level=level)
-
-
-# --- the passes ------------------------------------------------------------------------------------------------------
-
-
-def _passes(found: Report, level: int) -> Iterator[Child]:
-    work = {name: each for name, each in words.by_pass(found).items() if each.changes}
-    if work:
-        yield table(
-            "Passes that changed something, in the order of their first runs.",
-            ["pass", "changes", "nodes", "weights", "time", "by rule"],
-            [
-                [
-                    name,
-                    f"{each.changes:,}",
-                    f"{each.nodes:+,}" if each.nodes else "-",
-                    f"{'-' if each.bytes < 0 else '+'}{size(abs(each.bytes))}" if each.bytes else "-",
-                    seconds(each.seconds),
-                    ", ".join(f"{rule} {fired}" for rule, fired in each.rules.most_common()),
-                ]
-                for name, each in work.items()
-            ],
-            numbers=(1, 2, 3, 4),
-        )
-    if found.passes:
-        yield _timeline(found, level)
-    if found.seconds:
-        yield _phases(found, level)
-
-
-def _timeline(found: Report, level: int) -> Element:
-    total = sum(record.seconds for record in found.passes) or 1.0
-    spans: list[Span] = []
-    start, quiet, quiet_seconds, nodes = 0.0, 0, 0.0, found.before.nodes
-
-    def close() -> None:
-        nonlocal quiet, quiet_seconds
-        if quiet_seconds > _BRIEF * total:
-            name = f"{quiet} run{'s' if quiet > 1 else ''} without a change"
-            spans.append(Span(name, start - quiet_seconds, quiet_seconds, seconds(quiet_seconds)))
-        quiet, quiet_seconds = 0, 0.0
-
-    for record in _longest_kept(found.passes, total):
-        if record.changes or record.seconds > _BRIEF * total:
-            close()
-            spans.append(Span(record.text, start, record.seconds, seconds(record.seconds), _done(record, nodes)))
-            nodes = record.nodes if record.changes else nodes
-        else:
-            quiet, quiet_seconds = quiet + 1, quiet_seconds + record.seconds
-        start += record.seconds
-    close()
-    same = table(
-        "Every run of a pass, in order.",
-        ["pass", "changes", "nodes after it", "time"],
-        [
-            [
-                record.text,
-                f"{record.changes:,}" if record.changes else record.skipped or "-",
-                f"{record.nodes:,}" if record.changes else "",
-                f"{1000 * record.seconds:,.1f} ms",
-            ]
-            for record in found.passes
-        ],
-        numbers=(2, 3),
-    )
-    caption = f"The runs of the passes one after the other, {seconds(total)} in all."
-    return figure("Timeline", caption, timeline(spans, seconds), same, level=level)
-
-
-def _longest_kept(records: Sequence[PassRecord], total: float) -> Sequence[PassRecord]:
-    """All records: with very many that changed something, only the first ones are drawn."""
-    changed = 0
-    for index, record in enumerate(records):
-        changed += bool(record.changes or record.seconds > _BRIEF * total)
-        if changed > _MOST_SPANS:
-            return records[:index]
-    return records
-
-
-def _done(record: PassRecord, nodes: int) -> str:
-    if not record.changes:
-        return record.skipped
-    difference = f", {record.nodes - nodes:+,} nodes" if record.nodes != nodes else ""
-    return f"{record.changes:,} change{'s' if record.changes > 1 else ''}{difference}"
-
-
-def _phases(found: Report, level: int) -> Element:
-    spent = {name: value for name, value in found.seconds.items() if value > 0}
-    total = sum(spent.values())
-    same = table(
-        "Wall time by phase.",
-        ["phase", "time", "share"],
-        [[name, seconds(value), f"{100 * value / total:.1f} %"] for name, value in spent.items()],
-        numbers=(1, 2),
-    )
-    drawing = stacks([Stack("wall time", spent, seconds(total))], seconds)
-    return figure("Where the time of the compiler went", None, drawing, same, level=level)
 
 
 # --- the checks ------------------------------------------------------------------------------------------------------

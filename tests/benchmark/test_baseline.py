@@ -13,6 +13,8 @@ from bench_results import ENVIRONMENT, failed, latency, result, row, versus
 
 from accelc.benchmark.baseline import Condition, Limit, check, exit_code, prepare, quotient, read
 from accelc.benchmark.results import BenchResult, Error, Figure
+from accelc.benchmark.rounds import Times
+from accelc.benchmark.statistics import latency as measured
 from accelc.errors import UsageError
 
 
@@ -96,6 +98,17 @@ def test_a_wide_interval_decides_nothing() -> None:
     assert one("p50>+5%", result(row("model", 2.3)), result(row(timed=latency(2.0, between=0.2)))).holds == "undecided"
     unknown = replace(latency(2.3), p50_ms=Figure(2.3, 0.0, math.inf))
     assert one("p50>+5%", result(row(timed=unknown)), result(row("model", 2.0))).holds == "undecided"
+
+
+def test_one_load_leaves_room_for_the_others() -> None:
+    once = replace(latency(2.2), loads=1)
+    assert one("p50>+5%", result(row(timed=once)), result(row("model", 2.0))).holds == "undecided"
+    assert (
+        one("p50>+5%", result(row("model", 2.2)), result(row(timed=replace(latency(2.0), loads=1)))).holds
+        == "undecided"
+    )
+    assert one("p50>+5%", result(row("model", 2.2)), result(row("model", 2.0))).holds == "yes"
+    assert one("p50>+50%", result(row(timed=replace(latency(4.0), loads=1))), result(row("model", 2.0))).holds == "yes"
 
 
 def test_figures_without_an_interval_compare_plainly() -> None:
@@ -209,6 +222,22 @@ def test_the_interval_of_a_quotient_covers() -> None:
         found = quotient(here, there)
         covered += found.low <= 1.5 <= found.high
     assert 0.935 < covered / 2000 < 0.965
+
+
+def test_the_interval_of_a_percentile_covers() -> None:
+    random = np.random.default_rng(0)
+    truth = math.exp(0.2 * 1.2815515655)
+    covered = 0
+    for _ in range(200):
+        loads = random.normal(0, 0.01, 8)
+        runs = 1e-3 * np.exp(np.repeat(loads, 3000) + random.normal(0, 0.2, 24_000))
+        blocks = np.median(runs.reshape(160, 150), axis=1)
+        found = measured(Times(runs, blocks, np.repeat(np.arange(8), 20)))
+        low, high = found.percentiles["p90"].low, found.percentiles["p90"].high
+        covered += low <= truth <= high
+    assert "p99" not in found.percentiles
+    assert high - low < 0.06 * truth
+    assert covered >= 186
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

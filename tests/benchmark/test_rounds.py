@@ -35,7 +35,10 @@ class Machine:
 
 @dataclass
 class Lane:
-    """cost: of a run; in the generation `slow` it doubles. fails: the kind of call, and the generation, that fails."""
+    """cost: of a run; twice that in the generation `slow`, and ten times until `disturbed_until`.
+
+    fails: the kind of call and the generation that fail, `after` so many calls of the kind.
+    """
 
     machine: Machine
     name: str
@@ -46,6 +49,7 @@ class Lane:
     slow: int | None = None
     fails: tuple[str, int] | None = None
     after: int = 0
+    disturbed_until: float = 0.0
     generation: int = -1
 
     def open(self, generation: int) -> Block:
@@ -57,7 +61,11 @@ class Lane:
 
     def _block(self, feed: int, runs: int, warm: int) -> NDArray[np.float64]:
         self.machine.calls.append(("block", self.name, feed, runs, warm))
-        cost = self.cost * (2 if self.generation == self.slow else 1)
+        cost = (
+            self.cost
+            * (2 if self.generation == self.slow else 1)
+            * (10 if self.machine.now < self.disturbed_until else 1)
+        )
         self.machine.now += cost * (runs + warm)
         self._fail("block")
         return np.full(runs, cost)
@@ -113,7 +121,26 @@ def test_size_of_blocks(cost: float, runs: int, warm: int) -> None:
 def test_a_fast_model_beside_a_slow_one_has_longer_blocks() -> None:
     machine = Machine()
     machine.times(Lane(machine, "fast", 1e-3), Lane(machine, "slow", 0.2), seconds=4.0)
-    assert set(machine.of("block")[-2:]) == {("fast", 0, 50, 3), ("slow", 0, 1, 0)}
+    assert set(machine.of("block")[-2:]) == {("fast", 0, 50, 0), ("slow", 0, 1, 0)}
+
+
+@pytest.mark.parametrize("cost", [1.32e-3, 2.66e-3, 3.99e-3])
+def test_models_of_nearly_the_same_cost_have_the_same_blocks(cost: float) -> None:
+    machine = Machine()
+    machine.times(Lane(machine, "a", cost), Lane(machine, "b", 1.03 * cost), seconds=4.0)
+    assert len({call[1:] for call in machine.of("block")[-2:]}) == 1
+
+
+def test_a_disturbed_warm_up_does_not_leave_blocks_short() -> None:
+    machine = Machine()
+    lane = Lane(machine, "a", 0.002, load_s=30.0)
+    machine.times(lane, seconds=0.1)
+    assert machine.of("block")[-1][2:] == (2, 2)
+    lane.disturbed_until = 32.0
+    machine.now, machine.calls = 0.0, []
+    machine.times(lane, seconds=3.0)
+    assert machine.of("block")[3][2:] == (1, 0)
+    assert machine.of("block")[-1][2:] == (2, 2)
 
 
 def test_every_load_opens_all_in_random_order_and_closes_all() -> None:
@@ -134,6 +161,16 @@ def test_every_load_opens_all_in_random_order_and_closes_all() -> None:
     assert np.ptp(np.bincount(found[0].load_of)) <= 2
 
 
+def test_many_feeds_do_not_make_the_warm_up_long() -> None:
+    machine = Machine()
+    (found,) = machine.times(Lane(machine, "a", cost=0.01, feeds=1000), seconds=5.0)
+    assert machine.now < 8.0
+    assert found.load_of.max() == rounds.MOST_LOADS - 1
+    last = [call[1] for call in machine.of("block")[-20:]]
+    assert last == list(range(last[0], last[0] + 20)), "rounds take the next feed"
+    assert last[0] > 400, "also after a load"
+
+
 def test_rounds_know_their_load() -> None:
     machine = Machine()
     (found,) = machine.times(Lane(machine, "a", slow=2))
@@ -151,8 +188,8 @@ def test_rounds_take_the_time_of_all_lanes() -> None:
 @pytest.mark.parametrize(
     ("seconds", "load_s", "round_s", "loads"),
     [
-        (10, 0.01, 0.01, 12),
-        (10, 0.4, 0.01, 8),
+        (10, 0.01, 0.01, 16),
+        (10, 0.4, 0.01, 10),
         (10, 1.2, 0.01, 4),
         (10, 2.0, 0.01, 1),
         (10, 0.01, 1.0, 10),
@@ -259,4 +296,4 @@ def test_progress_tells_the_load() -> None:
     told: list[str] = []
     machine.times(Lane(machine, "a"), progress=told.append)
     assert told[0] == "load 1"
-    assert told[1:] == [f"load {number} of 12" for number in range(2, 13)]
+    assert told[1:] == [f"load {number} of 16" for number in range(2, 17)]

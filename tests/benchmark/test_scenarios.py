@@ -1,6 +1,7 @@
 """Scenarios on models whose service times are known, in time that only they make pass."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -56,8 +57,8 @@ def limit(seconds, bound):
         times = arrivals(rate, 500.0, (9,))
         ends = np.empty(times.size)
         end = 0.0
-        for at, time in enumerate(times):
-            end = ends[at] = max(end, time) + seconds
+        for at, arrived in enumerate(times):
+            end = ends[at] = max(end, arrived) + seconds
         return np.mean(ends - times <= bound) >= 0.99
 
     low, high = 0.0, 1 / seconds
@@ -139,6 +140,19 @@ def test_no_rate_meets_an_impossible_bound():
     assert found.load.most.value == 0
     assert not found.load.valid
     assert found.load.sentence == "no rate is served within 50 ms by 1 thread"
+
+
+def test_where_there_is_time_for_one_load_its_windows_are_the_evidence():
+    class Slow(Model):
+        def open_press(self, generation):
+            time.sleep(0.1)
+            return super().open_press(generation)
+
+    slow = Slow(0.001)
+    (found,) = only([slow], Demand("server", seconds=0.5, bound=0.02))
+    assert slow.loads == 2
+    assert len(found.times.blocks) >= 4
+    assert 0 < found.load.most.low < found.load.most.high < 1500
 
 
 def test_loads_that_differ_widen_the_interval():

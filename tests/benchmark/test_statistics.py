@@ -14,7 +14,7 @@ from accelc.benchmark.statistics import estimate, figure, latency, runs_needed, 
 
 Array = NDArray[np.float64]
 ROUNDS = ("quiet", "drift", "outliers", "bimodal", "mostly one mode")
-LOADS = ("loads differ", "two kinds of loads", "a rare kind of load", "neighbours alike")
+LOADS = ("loads differ", "loads that go wrong", "two kinds of loads", "neighbours alike")
 
 
 def made(kind: str, count: int, loads: int, rounds: int, seed: int = 0) -> Array:
@@ -33,10 +33,10 @@ def made(kind: str, count: int, loads: int, rounds: int, seed: int = 0) -> Array
         logs += np.where(random.random(shape) < 0.2, 0.3, 0)
     if kind == "loads differ":
         logs += 0.03 * random.standard_normal((count, 2, loads, 1))
+    if kind == "loads that go wrong":
+        logs += np.where(random.random((count, 2, loads, 1)) < 0.05, random.uniform(0.2, 2, (count, 2, loads, 1)), 0)
     if kind == "two kinds of loads":
         logs += np.where(random.random((count, 2, loads, 1)) < 0.5, 0.05, 0)
-    if kind == "a rare kind of load":
-        logs += np.where(random.random((count, 2, loads, 1)) < 0.25, 0.05, 0)
     if kind == "neighbours alike":
         for at in range(1, rounds):
             logs[..., at] += 0.6 * logs[..., at - 1]
@@ -60,14 +60,15 @@ def coverage(logs: Array, truth: float = 0.0) -> float:
     return 100 * float(np.mean([abs(each.value - truth) <= each.half for each in found]))
 
 
-@pytest.mark.parametrize(("kind", "loads"), [*((kind, 8) for kind in ROUNDS + LOADS), *((kind, 12) for kind in LOADS)])
+@pytest.mark.parametrize(
+    ("kind", "loads"), [*((kind, 8) for kind in ROUNDS + LOADS), *((kind, 12) for kind in LOADS[:3])]
+)
 def test_interval_of_a_ratio_holds_the_truth(kind: str, loads: int) -> None:
     logs = made(kind, 1000, loads, 20)
     assert 93 <= coverage(logs[:, 0] - logs[:, 1] + math.log(1.05), math.log(1.05)) <= 97
 
 
-@pytest.mark.parametrize("rounds", [20, 60])
-@pytest.mark.parametrize("kind", ROUNDS)
+@pytest.mark.parametrize(("kind", "rounds"), [("outliers", 20), *((kind, 60) for kind in ROUNDS)])
 def test_interval_from_one_load_holds_the_truth(kind: str, rounds: int) -> None:
     logs = made(kind, 1000, 1, rounds)
     assert 93 <= coverage(logs[:, 0] - logs[:, 1]) <= 97
@@ -96,6 +97,7 @@ def test_more_evidence_makes_it_narrower() -> None:
 
     assert width("quiet", 8, 80) < 0.6 * width("quiet", 8, 20)
     assert width("loads differ", 12, 20) < 0.7 * width("loads differ", 4, 60)
+    assert width("loads that go wrong", 12, 20) < 2 * width("quiet", 12, 20)
     assert width("loads differ", 6, 80) > 0.8 * width("loads differ", 6, 20), "rounds do not tell how loads differ"
 
 

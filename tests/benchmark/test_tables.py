@@ -81,7 +81,7 @@ def test_markdown_shows_what_there_is() -> None:
     assert {"p90 ms", "p99 ms"} <= set(head)
     assert "needs" not in many.to_markdown()
     providers = result(row(), row(provider="cuda", versus=(versus(0, 2.0, kind="provider"),)))
-    assert "against the first provider" in tables(providers.to_markdown())[0][0]
+    assert "against the first setting" in tables(providers.to_markdown())[0][0]
 
 
 def test_markdown_takes_names_for_text() -> None:

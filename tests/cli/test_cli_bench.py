@@ -265,7 +265,6 @@ def test_reports_and_json(bench: Bench, folder: Path) -> None:
     assert json.loads((folder / "out.json").read_text(encoding="utf-8")) == printed
     assert len(list(csv.reader((folder / "out.csv").read_text(encoding="utf-8").splitlines()))) == 6
     assert (folder / "out.md").read_text(encoding="utf-8").startswith("**batch=1**")
-    assert run("bench", "model.onnx", "-q").stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -286,6 +285,22 @@ def test_exit_codes(bench: Bench, holds: tuple[Any, ...], rows: tuple[Any, ...],
     assert done.exit_code == code
     for each in holds:
         assert f"p50>+5% for model on cpu: {each}, because {each}" in " ".join(done.stdout.split())
+
+
+def test_where_all_fails_there_is_a_line_for_each_reason(bench: Bench) -> None:
+    found = result(failed("a", "a.onnx: is broken"), failed("a", "a.onnx: is broken", threads=2), failed("b", "b: too"))
+    done = shown(bench, found)
+    assert done.stderr.splitlines() == ["accelc: error: a.onnx: is broken", "accelc: error: b: too"]
+    assert done.stdout == ""
+    assert json.loads(shown(bench, found, "--json").stdout)["rows"][2]["failure"] == "b: too"
+
+
+def test_quiet_prints_what_fails(bench: Bench) -> None:
+    assert "a.onnx: is broken" in one_line_error(shown(bench, result(row(), failed("a", "a.onnx: is broken")), "-q"), 3)
+    found = result(row())
+    found.conditions = tuple(Condition("p50>5ms", "model on cpu", each, "it is") for each in ("no", "yes", "undecided"))
+    line = one_line_error(shown(bench, found, "-q"), 7)
+    assert line == "accelc: --fail-if p50>5ms for model on cpu: yes, it is"
 
 
 # --- real runs -------------------------------------------------------------------------------------------------------

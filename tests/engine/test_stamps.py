@@ -67,7 +67,7 @@ class Double(Pass):
 
 def run(model: ir.Model, *passes: Pass) -> onnx.ModelProto:
     """Run passes and return what would be written."""
-    Pipeline(passes).run(model, Context(Target("cpu", "CPUExecutionProvider")))
+    Pipeline(passes).run(model, Context(Target.cpu()))
     return ir.to_proto(model)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Literal
 
+from accelc.benchmark.baseline import Condition
 from accelc.benchmark.profiled import Change, NodeTime, Peaks, Profile
 from accelc.benchmark.results import (
     BenchResult,
@@ -123,9 +124,14 @@ def many() -> BenchResult:
     lost.failure, lost.exit_code = f"node {HOSTILE}: no kernel for float16 on this provider; give --fallback", 5
     rows.append(lost)
     rows[1].notes.append("loads differ by 6 % from each other")
-    return BenchResult(
-        rows, ENVIRONMENT, {"models": ["a", "b"]}, noise=("the clock fell from 3.5 to 2.1 GHz",), seconds=90
+    conditions = (
+        Condition("p50>+5%", f"{HOSTILE} on cpu", "yes", "p50 is 2.4 ms, 17 % more [12, 22]"),
+        Condition("memory>300MB", "text_encoder on cpu", "no", "memory is 9.40 MB"),
+        Condition("p99>20ms", "text_encoder on cpu", "not compared", "p99 needs 262,742 runs"),
     )
+    options = {"models": ["a", "b"], "fail_if": ["p50>+5%"]}
+    noise = ("the clock fell from 3.5 to 2.1 GHz",)
+    return BenchResult(rows, ENVIRONMENT, options, noise=noise, conditions=conditions, seconds=90)
 
 
 def _on_device(shape: str, memory: Memory, median: float, first: int, ratio: float) -> Row:

@@ -140,6 +140,19 @@ def test_a_result_without_figures_is_a_page() -> None:
     assert not list(root.iter("figure"))
 
 
+def test_one_model_and_one_that_was_only_placed_have_titles() -> None:
+    result = two()
+    result.rows = result.rows[:1]
+    assert texts(read(result.to_html()), ".//h1") == ["Latency of text_encoder"]
+    result.rows[0].latency = None
+    assert texts(read(result.to_html()), ".//h1") == ["Where text_encoder would run"]
+
+
+def test_conditions_say_what_became_of_them() -> None:
+    made = next(each for each in read(many().to_html()).iter("table") if "fail" in each.get("aria-label", ""))
+    assert texts(made, "tbody/tr/td[2]") == ["✗ holds", "✓ does not hold", "! not compared"]
+
+
 def test_profiles_show_parts_roof_and_reasons() -> None:
     root = read(two(profile=True).to_html())
     titles = texts(root, ".//figcaption/h3")
