@@ -79,8 +79,8 @@ def write_model(
 
     external: weights of at least a kilobyte go to `<name>.data` beside the model; None: only when the model's weights
     came from a data file, or are too large for one file. A data file that the model still reads is never overwritten;
-    the new one then has a number in its name. value_info: whether types of inner values are written. stamped: whether it
-    is written which pass made a node.
+    the new one then has a number in its name. value_info: whether types of inner values are written. stamped: whether
+    the names of the passes that made nodes are.
     Raises: UsageError when the target cannot be written; ModelError when the model does not fit into one file.
     Nothing is left behind and nothing existing is touched when it fails.
     """

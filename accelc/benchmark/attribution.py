@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -88,10 +88,9 @@ class Attribution:
         inputs = tuple(self._known(each) for each in node.input if self._is_computed(each))
         outputs = tuple(self._known(each) for each in node.output if each)
         if not places:
-            stand = self._made_up(node)
-            return Stand(stand.name, stand.scope, stand.origin, (), inputs, outputs)
+            return replace(self._made_up(node), inputs=inputs, outputs=outputs)
         stand = self._as(places, operator, rearranged=_key(node) in self._rearranged)
-        return Stand(stand.name, stand.scope, stand.origin, stand.parts, inputs, outputs)
+        return replace(stand, inputs=inputs, outputs=outputs)
 
     # --- which nodes of the file a node stands for
 

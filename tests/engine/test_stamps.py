@@ -16,6 +16,7 @@ from accelc.context import Context
 from accelc.exporter import write_model
 from accelc.inspection import inspect_model
 from accelc.pass_base import Pass, PassResult, RulePass
+from accelc.passes.inline import Inline
 from accelc.pattern import Ops, Var
 from accelc.pipeline import Pipeline
 from accelc.rules import Law, rule
@@ -104,6 +105,15 @@ def test_stamps_of_an_earlier_run_stay() -> None:
         "Exp three": "",
         "Identity extra": "double",
     }
+
+
+def test_the_nodes_of_an_inlined_function_are_the_models_own() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 20, "own" : 1]>
+        g (float[2] x) => (float[2] y) { [call] y = own.twice(x) }
+        <domain: "own", opset_import: ["" : 20]> twice (a) => (b) { b = Add(a, a) }"""
+    found = run(ir.from_proto(onnx.parser.parse_model(text)), Inline(), Lower())
+    assert [node.op_type for node in found.graph.node] == ["Add"]
+    assert stamps.tally(found) == {}
 
 
 def test_they_reach_the_file_and_are_left_out_on_request(tmp_path: Path) -> None:
