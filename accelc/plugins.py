@@ -89,7 +89,8 @@ def _checked(found: Any, kind: str, name: str, origin: str) -> Any:
 def _find(kind: str, name: str, known: Mapping[str, Entry]) -> Any:
     entry = known.get(fold(name))
     if entry is None:
-        close = difflib.get_close_matches(fold(name), known, 1)
+        cutoff = 0.6 if kind == "pass" else 0.7  # between gpu and cpu there are 0.67
+        close = difflib.get_close_matches(fold(name), known, 1, cutoff)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
         raise UsageError(f"there is no {kind} named {name!r}", hint=hint)
     return entry.load()

@@ -119,15 +119,23 @@ def metric(score: Score, limit: str) -> Said:
 
 def latency(timed: Comparison) -> list[Said]:
     """What the timing against the original found."""
-    near = timed.low >= 1 - TOLERANCE and timed.high <= 1 + TOLERANCE
-    same = f"no difference beyond {100 * TOLERANCE:.0f} %" if near else "no difference that is certain"
-    words = {"faster": "faster", "slower": "slower", "same": same}
+    words = {"faster": "faster", "slower": "slower", "same": no_difference(is_near(timed.low, timed.high))}
     bounds = f", 95 % interval {timed.low:.3f} to {timed.high:.3f}" if isfinite(timed.high) else ""
     shown = f"{timed.ratio:.3f} times as fast{bounds}: {words[timed.verdict]}"
     return [
         Said(shown, "good" if timed.verdict == "faster" else ""),
         Said(f"medians of {timed.rounds} interleaved rounds", "quiet"),
     ]
+
+
+def is_near(low: float, high: float) -> bool:
+    """Whether the whole interval of a ratio lies within the tolerance."""
+    return low >= 1 - TOLERANCE and high <= 1 + TOLERANCE
+
+
+def no_difference(near: bool) -> str:
+    """What the verdict same means. near: as `is_near` says."""
+    return f"no difference beyond {100 * TOLERANCE:.0f} %" if near else "no difference that is certain"
 
 
 def unrun(found: Report) -> Said:

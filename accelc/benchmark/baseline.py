@@ -31,6 +31,7 @@ _KINDS = {
 _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _EXAMPLES = "write 'p50>+5%' against --baseline, or 'p50>20ms', 'memory>300MB', 'ratio<0.95'"
 _MACHINE = ("processor", "cores", "onnxruntime", "build", "limits")
+_ASKED = ("concurrency", "qps", "bound", "inputs", "preprocess")
 _ONE_LOAD = math.log(1.1)
 """How far one load of a model may be from its others; several percent are usual."""
 T = TypeVar("T", bound="DataclassInstance")
@@ -96,7 +97,7 @@ def _absolute(text: str, metric: str, number: float, unit: str) -> float:
     kind = _KINDS[metric]
     if kind == "time" and unit in _TIMES:
         return number * _TIMES[unit]
-    if kind == "size" and unit:
+    if kind == "size" and unit and unit not in _TIMES:
         return bytes_of(f"{number:f}{unit}")
     if (kind == "rate" and unit in ("", "/s")) or (kind in ("ratio", "share") and not unit):
         return number
@@ -175,6 +176,9 @@ def prepare(conditions: Sequence[str], baseline: Path | None, *, models: int) ->
     """Refuse what cannot be checked before any work; the baseline, read. Raises UsageError."""
     limits = [Limit.parse(each) for each in conditions]
     known = None if baseline is None else read(baseline)
+    if known is not None and not any(limit.relative for limit in limits):
+        hint = "add --fail-if 'p50>+5%', or leave it out"
+        raise UsageError("a baseline is for conditions against it, and there are none", hint=hint)
     for limit in limits:
         if limit.relative and known is None:
             hint = "give --baseline FILE, a result written by --report FILE.json"
@@ -189,14 +193,13 @@ def check(conditions: Sequence[str], result: BenchResult, baseline: BenchResult 
     """Each condition for each row that it concerns. Raises UsageError for a condition or a baseline that is wrong."""
     known = read(baseline) if isinstance(baseline, Path) else baseline
     reason = "" if known is None else _foreign(result, known)
-    alone = len({row.label for row in result.rows}) == 1
     found: list[Condition] = []
     for limit in [Limit.parse(each) for each in conditions]:
         rows = list(_concerned(limit, result))
         if not rows:
             found.append(Condition(limit.text, "", "not compared", "it compares models, and no second one has figures"))
         for row in rows:
-            holds, detail = _judge(limit, row, known, reason, alone)
+            holds, detail = _judge(limit, row, result, known, reason)
             found.append(Condition(limit.text, f"{row.label} on {row.setting}", holds, detail))
     return tuple(found)
 
@@ -223,6 +226,10 @@ def _foreign(result: BenchResult, known: BenchResult) -> str:
     """Why figures of the two cannot be compared; empty when they can."""
     if result.scenario != known.scenario:
         return f"the baseline's scenario is {known.scenario}, this one's {result.scenario}"
+    for name in _ASKED:
+        here, there = (each.options.get(name) for each in (result, known))
+        if here != there:
+            return f"the baseline was measured with {name} {_said(there)}, here it is {_said(here)}"
     for name in _MACHINE:
         here, there = result.environment.get(name), known.environment.get(name)
         if here != there:
@@ -246,17 +253,17 @@ def _said(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else "unknown" if value is None else str(value)
 
 
-def _judge(limit: Limit, row: Row, known: BenchResult | None, reason: str, alone: bool) -> tuple[Holds, str]:
+def _judge(limit: Limit, row: Row, result: BenchResult, known: BenchResult | None, reason: str) -> tuple[Holds, str]:
     if row.failure:
         return "not compared", "there are no figures for this row"
     if limit.relative and reason:
         return "not compared", reason
-    figure = _figure(limit.metric, row)
+    figure = _figure(limit.metric, row, result)
     if isinstance(figure, str):
         return "not compared", figure
     if not limit.relative:
         return _decide(limit, figure), f"{limit.metric} is {_shown(limit.metric, figure)}"
-    found = _of_baseline(limit.metric, row, known, alone)
+    found = _of_baseline(limit.metric, row, known, len({each.label for each in result.rows}) == 1)
     if isinstance(found, str):
         return "not compared", found
     other, label = found
@@ -275,11 +282,12 @@ def _of_baseline(metric: str, row: Row, known: BenchResult | None, alone: bool) 
         if other.setting == row.setting and (anyone or other.label == row.label):
             if other.failure:
                 return "the baseline has no figures for this row"
-            figure = _figure(metric, other)
+            figure = _figure(metric, other, known)
             if isinstance(figure, str):
                 return f"in the baseline {figure}"
             return (figure, other.label) if figure.value > 0 else f"in the baseline {metric} is 0"
-    return "the baseline has no such row"
+    rows = [f"{other.label} on {other.setting}" for other in known.rows]
+    return f"the baseline has no such row; it has {', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''}"
 
 
 def quotient(a: Figure, b: Figure) -> Figure:
@@ -312,19 +320,28 @@ def _decide(limit: Limit, figure: Figure) -> Holds:
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _figure(metric: str, row: Row) -> Figure | str:
+def _figure(metric: str, row: Row, result: BenchResult) -> Figure | str:
     """A figure of a row; those without an interval have an empty one. Or why there is none."""
-    if metric in ("p50", "p90", "p99", "mean", "throughput"):
-        return _of_latency(metric, row.latency)
     if metric == "qps":
-        return "qps belongs to queries under load" if row.load is None else row.load.most or row.load.achieved
+        if row.load is None:
+            return "qps belongs to queries under load"
+        return _for_loads(row.load.most or row.load.achieved, row)
     if metric == "ratio":
-        found = next((each for each in row.versus if each.kind == "model"), None)
-        return "the first model has no figures here" if found is None else Figure(found.ratio, found.low, found.high)
+        first = result.rows[0].label
+        versus = (each for each in row.versus if each.kind == "model" and result.rows[each.against].label == first)
+        found = next(versus, None)
+        if found is None:
+            return "the first model has no figures here"
+        return _for_loads(Figure(found.ratio, found.low, found.high), row)
+    if metric == "mean" and row.load is not None:
+        return "the mean of queries under load has no interval"
     if metric == "error":
         if row.error is None or row.error.relative is None:
             return (row.error.text if row.error is not None else "") or "there is nothing to compare outputs with"
         return _exactly(row.error.relative)
+    if metric in ("p50", "p90", "p99", "mean", "throughput"):
+        timed = _of_latency(metric, row.latency)
+        return timed if isinstance(timed, str) else _for_loads(timed, row)
     value = {"load": row.load_ms, "first-run": row.first_run_ms, "memory": row.peak_bytes, "size": row.bytes}[metric]
     return f"{metric} is not known" if value is None else _exactly(float(value))
 
@@ -342,12 +359,12 @@ def _of_latency(metric: str, timed: Latency | None) -> Figure | str:
     }
     if metric not in known:
         return f"{metric} needs {timed.needed.get(metric, 0):,} runs, there are {timed.runs:,}"
-    return _widened(known[metric]) if timed.loads < 2 else known[metric]
+    return known[metric]
 
 
-def _widened(figure: Figure) -> Figure:
+def _for_loads(figure: Figure, row: Row) -> Figure:
     """With room for what differs from load to load, where there was one load and nothing is known of it."""
-    if not 0 < figure.low < figure.high < math.inf:
+    if row.latency is None or row.latency.loads > 1 or not 0 < figure.low <= figure.high < math.inf:
         return figure
     below, above = math.log(figure.value / figure.low), math.log(figure.high / figure.value)
     return Figure(

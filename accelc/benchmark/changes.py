@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from accelc.benchmark.attribution import ORIGINAL, OWN
@@ -38,7 +38,6 @@ def changes(first: Row, second: Row) -> tuple[Change, ...]:
         key = (_operators(region.before), _operators(region.after), _why(region.before, region.after))
         alike.setdefault(key, []).append(region)
     found = [_change(first, second, regions) for regions in alike.values()]
-    found = [replace(each, drift=_drift(found)) for each in found]
     return tuple(sorted(found, key=lambda each: (-each.gain_ms, each.region)))
 
 
@@ -57,12 +56,6 @@ def _change(first: Row, second: Row, regions: Sequence[_Region]) -> Change:
         why=_why(before, after),
         places=len(regions),
     )
-
-
-def _drift(found: Sequence[Change]) -> float | None:
-    same = [each for each in found if each.before == each.after and not each.why]
-    before, after = sum(each.before_ms for each in same), sum(each.after_ms for each in same)
-    return before / after if after else None
 
 
 def _operators(nodes: Iterable[NodeTime]) -> tuple[tuple[str, int], ...]:

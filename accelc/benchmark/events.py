@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ Tensor = tuple[str, tuple[int, ...]]
 _SUFFIX = "_kernel_time"
 _RUN = "model_run"
 _KEPT = ("op_name", "provider", "node_index", "input_type_shape", "output_type_shape")
+_BETWEEN = re.compile(r"[\s,]*")
+
+Event = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,141 +36,163 @@ class Call:
 
 @dataclass(frozen=True)
 class Timed:
-    """A node over all runs. name: as the runtime calls it. us: microseconds of each run [runs], without what ran inside
-    it. before: between the node before and this one [runs]. calls: of the last run.
-    """
+    """A node. name: as the runtime calls it. ms: of one run, without what ran inside it. calls: of the last run."""
 
     name: str
     operator: str
     provider: str
-    us: NDArray[np.float64]
-    before: NDArray[np.float64]
+    ms: float
     calls: tuple[Call, ...] = ()
-
-    @property
-    def ms(self) -> float:
-        """Of one run."""
-        return max(0.0, middle(self.us)) / 1000
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a trace holds of the last runs. wall_us: of each run [runs]; tail_us: of it, after the last node.
+    """What a trace holds of the runs that count. Every time is of one run, where others disturbed it least.
 
-    nodes: as they were first seen.
+    wall_ms: of a whole run. between_ms: before, between and after the nodes. nodes: as they were first seen.
     """
 
-    wall_us: NDArray[np.float64]
-    tail_us: NDArray[np.float64]
+    wall_ms: float
+    between_ms: float
     nodes: tuple[Timed, ...]
 
-    @property
-    def wall_ms(self) -> float:
-        """Of one run."""
-        return middle(self.wall_us) / 1000
 
-    @property
-    def between_ms(self) -> float:
-        """Before, between and after the nodes of one run. Gap by gap, so that a rare interruption does not count."""
-        return (sum(middle(node.before) for node in self.nodes) + middle(self.tail_us)) / 1000
-
-
-def middle(values: NDArray[np.float64]) -> float:
-    """The mean of the middle half: as steady as a median, and finer than the whole microseconds of a trace."""
-    ordered = np.sort(values)
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
+def undisturbed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of the fastest quarter along the last axis: what other processes add is never negative, and a mean is
+    finer than the whole microseconds of a trace.
+    """
+    ordered = np.sort(values, axis=-1)
+    found: NDArray[np.float64] = ordered[..., : -(-ordered.shape[-1] // 4)].mean(axis=-1)
+    return found
 
 
-def read(path: Path, runs: int) -> Recorded:
-    """The last `runs` runs of a trace file. Raises BackendError when there are fewer or the file is not whole."""
+def read(path: Path, counted: Sequence[bool]) -> Recorded:
+    """What a trace file holds, see `recorded`. Raises BackendError when it is not whole."""
+    collects = gc.isenabled()
+    gc.disable()  # it would look again and again at a million small objects, and double the time
     try:
-        events = json.loads(path.read_text(encoding="utf-8", errors="replace"), object_hook=_slim)
+        return recorded(_events(path.read_text(encoding="utf-8", errors="replace")), counted)
     except (OSError, ValueError) as error:
         raise BackendError("the runtime left no readable profile", why=str(error)) from error
-    return recorded(events, runs)
+    finally:
+        if collects:
+            gc.enable()
 
 
-def _slim(made: dict[str, Any]) -> dict[str, Any]:
-    """Most of an event is about threads and memory: a large model's trace would need gigabytes."""
-    if "thread_pool_name" in made or "sub_threads" in made:
-        return {}
-    return {key: made[key] for key in _KEPT if key in made} if "op_name" in made else made
-
-
-def recorded(events: Iterable[Mapping[str, Any]], runs: int) -> Recorded:
-    """The same from a list of events."""
+def recorded(events: Iterable[Event], counted: Sequence[bool]) -> Recorded:
+    """The runs that count. counted: of each run of the trace, whether it does. Raises BackendError when some lack."""
     whole, nodes = [], []
     for event in events:
         if event.get("cat") == "Session" and event.get("name") == _RUN:
             whole.append(event)
         elif event.get("cat") == "Node" and str(event.get("name", "")).endswith(_SUFFIX):
             nodes.append(event)
-    whole = sorted(whole, key=lambda event: event["ts"])[-runs:]
-    if len(whole) < runs or not runs:
-        raise BackendError("the runtime's profile is not whole", why=f"it holds {len(whole)} of {runs} runs")
-    starts = np.array([event["ts"] for event in whole], np.int64)
+    if len(whole) != len(counted) or not any(counted):
+        raise BackendError("the runtime's profile is not whole", why=f"it holds {len(whole)} of {len(counted)} runs")
+    whole.sort(key=lambda event: event["ts"])
     nodes.sort(key=lambda event: (event["ts"], -event["dur"]))
+    starts = np.array([event["ts"] for event in whole], np.int64)
     owner = np.searchsorted(starts, np.array([event["ts"] for event in nodes], np.int64), side="right") - 1
-    found: dict[tuple[str, str, str], _Sum] = {}
-    tail = np.zeros(runs)
-    for run, last in enumerate(whole):
-        inside = nodes[int(np.searchsorted(owner, run)) : int(np.searchsorted(owner, run, side="right"))]
-        end = last["ts"] + last["dur"]
-        tail[run] = _one_run([each for each in inside if each["ts"] <= end], last, run, runs, found)
-    wall = np.array([event["dur"] for event in whole], np.float64)
-    timed = (
-        Timed(each.name, each.operator, each.provider, each.us, each.before, tuple(each.calls))
-        for each in found.values()
-    )
-    return Recorded(wall, tail, tuple(timed))
+    table = _Table()
+    for run in np.flatnonzero(counted):
+        first, last = np.searchsorted(owner, [run, run + 1])
+        table.add(nodes[first:last], whole[run])
+    table.set_calls(nodes[first:last])
+    return table.recorded()
+
+
+def _events(text: str) -> Iterator[Event]:
+    """One after the other, with what is needed of them: a large model's trace as a whole would need gigabytes.
+
+    Raises ValueError.
+    """
+    decode = json.JSONDecoder().raw_decode
+    at = text.find("[") + 1
+    while not text.startswith("]", at := _end(_BETWEEN.match(text, at))):
+        event, at = decode(text, at)
+        if event.get("cat") == "Node":
+            args = event.get("args", {})
+            event["args"] = {key: args[key] for key in _KEPT if key in args}
+        yield event
+
+
+def _end(found: re.Match[str] | None) -> int:
+    return found.end() if found else 0
 
 
 @dataclass
-class _Sum:
+class _Node:
     name: str
     operator: str
     provider: str
-    us: NDArray[np.float64]
-    before: NDArray[np.float64]
-    calls: list[Call] = field(default_factory=list)
+    number: int
 
 
-def _one_run(
-    events: Sequence[Mapping[str, Any]],
-    whole: Mapping[str, Any],
-    run: int,
-    runs: int,
-    found: dict[tuple[str, str, str], _Sum],
-) -> float:
-    """Add the events of one run, in order, to what was found. Returns the microseconds after the last node."""
-    sums: list[_Sum] = []
-    open_on: dict[Any, list[int]] = {}
-    free = whole["ts"]
-    for place, event in enumerate(events):
+@dataclass
+class _Table:
+    """Runs as they are added. us, before: (node, run, microseconds) in the node itself, and since the node before."""
+
+    nodes: dict[tuple[str, str, str], _Node] = field(default_factory=dict)
+    us: list[tuple[int, int, int]] = field(default_factory=list)
+    before: list[tuple[int, int, int]] = field(default_factory=list)
+    wall: list[int] = field(default_factory=list)
+    after: list[int] = field(default_factory=list)
+    calls: dict[int, list[Call]] = field(default_factory=dict)
+
+    def add(self, events: Sequence[Event], whole: Event) -> None:
+        """The next run: its nodes in order, and itself."""
+        run, free = len(self.wall), whole["ts"]
+        found = [self._node(event) for event in events]
+        open_on: dict[Any, list[int]] = {}
+        for place, (event, node) in enumerate(zip(events, found, strict=True)):
+            self.us.append((node.number, run, event["dur"]))
+            stack = open_on.setdefault(event.get("tid"), [])
+            while stack and not _holds(events[stack[-1]], event):
+                stack.pop()
+            if stack:  # in the body of an If, Loop or Scan
+                self.us.append((found[stack[-1]].number, run, -event["dur"]))
+            else:
+                self.before.append((node.number, run, max(0, event["ts"] - free)))
+                free = max(free, event["ts"] + event["dur"])
+            stack.append(place)
+        self.wall.append(whole["dur"])
+        self.after.append(max(0, whole["ts"] + whole["dur"] - free))
+
+    def set_calls(self, events: Sequence[Event]) -> None:
+        """What nodes were called with in a run."""
+        for event in events:
+            args = event["args"]
+            call = Call(_tensors(args, "input_type_shape"), _tensors(args, "output_type_shape"))
+            self.calls.setdefault(self._node(event).number, []).append(call)
+
+    def recorded(self) -> Recorded:
+        """All runs."""
+        ms = np.maximum(0.0, undisturbed(self._matrix(self.us))) / 1000
+        between = undisturbed(self._matrix(self.before)).sum() + undisturbed(np.array(self.after, np.float64))
+        nodes = (
+            Timed(node.name, node.operator, node.provider, time, tuple(self.calls.get(node.number, ())))
+            for node, time in zip(self.nodes.values(), ms.tolist(), strict=True)
+        )
+        return Recorded(float(undisturbed(np.array(self.wall, np.float64))) / 1000, float(between) / 1000, tuple(nodes))
+
+    def _node(self, event: Event) -> _Node:
         args = event["args"]
         name, operator = str(event["name"]).removesuffix(_SUFFIX), str(args.get("op_name", ""))
         key = (name, operator, str(args.get("node_index", "")))
-        if key not in found:
-            found[key] = _Sum(name, operator, str(args.get("provider", "")), np.zeros(runs), np.zeros(runs))
-        mine = found[key]
-        sums.append(mine)
-        mine.us[run] += event["dur"]
-        if run == runs - 1:
-            mine.calls.append(Call(_tensors(args, "input_type_shape"), _tensors(args, "output_type_shape")))
-        stack = open_on.setdefault(event.get("tid"), [])
-        while stack and not _holds(events[stack[-1]], event):
-            stack.pop()
-        if stack:  # in the body of an If, Loop or Scan
-            sums[stack[-1]].us[run] -= event["dur"]
-        else:
-            mine.before[run] += max(0, event["ts"] - free)
-            free = max(free, event["ts"] + event["dur"])
-        stack.append(place)
-    return float(max(0, whole["ts"] + whole["dur"] - free))
+        if key not in self.nodes:
+            self.nodes[key] = _Node(name, operator, str(args.get("provider", "")), len(self.nodes))
+        return self.nodes[key]
+
+    def _matrix(self, entries: Sequence[tuple[int, int, int]]) -> NDArray[np.float64]:
+        """[nodes, runs]"""
+        made = np.zeros((len(self.nodes), len(self.wall)))
+        if entries:
+            node, run, value = np.array(entries, np.int64).T
+            np.add.at(made, (node, run), value)
+        return made
 
 
-def _holds(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> bool:
+def _holds(outer: Event, inner: Event) -> bool:
     """Whole microseconds: an event inside may seem to end one later than the one around it."""
     end = outer["ts"] + outer["dur"]
     return bool(inner["ts"] < end and inner["ts"] + inner["dur"] <= end + 1)

@@ -36,7 +36,7 @@ def environment(backends: Sequence[Backend], runner: Runner) -> dict[str, Any]:
         "cores": usable_processors(),
         "features": sorted(detect_isa()),
         "architecture": platform.machine(),
-        "memory": _memory(),
+        "memory": memory(),
         "system": f"{platform.system()} {platform.release()}",
         "governor": _line(_POLICY / "cpu0" / "cpufreq" / "scaling_governor"),
         "turbo": _turbo(),
@@ -62,7 +62,8 @@ def _runtime(runner: Runner) -> dict[str, str]:
     return {"onnxruntime": runner.version, "build": runner.build}
 
 
-def _memory() -> int | None:
+def memory() -> int | None:
+    """Bytes of this machine; None where the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx
 
+from accelc.benchmark.fingerprint import memory
 from accelc.benchmark.options import BenchOptions
 from accelc.benchmark.plan import Case
 from accelc.benchmark.sizes import Sizes, items_of
 from accelc.data import Feed, InputSpec, Run, Values, infer_hints, load_data, signature, typical_feeds
 from accelc.data.checks import as_type, check_shape, check_symbols, listed
-from accelc.errors import AccelcError, UsageError
+from accelc.errors import AccelcError, BackendError, UsageError
 from accelc.runner import RuntimeFailure
+from accelc.units import size
 
 GENERATED = 3
 """Feed sets of different values, so that models whose speed depends on them are not judged by one."""
@@ -43,6 +47,7 @@ def feeds_for(case: Case, options: BenchOptions, run: Run, others: Sequence[Case
     specs = signature(case.source.imported.proto)
     sizes = _sizes(specs, case, others)
     if options.inputs is None:
+        _check_room(case, sizes.applied(), options.memory_limit or memory())
         feeds, notes = _generated(case, sizes, options.seed, run), tuple[str, ...]()
     else:
         feeds, notes = _loaded(case, specs, options)
@@ -109,6 +114,20 @@ def _sizes(specs: tuple[InputSpec, ...], case: Case, others: Sequence[Case]) -> 
     for other in others:
         sizes.follow(signature(other.source.imported.proto))
     return sizes
+
+
+def _check_room(case: Case, specs: Sequence[InputSpec], room: int | None) -> None:
+    """Refuse sizes whose inputs alone take more memory than there is."""
+    wanted = GENERATED * sum(
+        math.prod(dim for dim in spec.shape or () if isinstance(dim, int))
+        * onnx.helper.tensor_dtype_to_np_dtype(spec.elem_type).itemsize
+        for spec in specs
+        if spec.kind == "tensor"
+    )
+    if room is not None and wanted > room:
+        why = f"{GENERATED} feed sets take {size(wanted)} of {size(room)}"
+        hint = "choose a smaller batch or shape"
+        raise BackendError("the inputs need more memory than there is", where=str(case.path), why=why, hint=hint)
 
 
 def _generated(case: Case, sizes: Sizes, seed: int, run: Run) -> tuple[Feed, ...]:

@@ -20,7 +20,8 @@ PRESS_LIMIT_S = 3600.0
 
 
 class Process:
-    """The child in which the sessions of one provider run. Once none is open any more, the next starts a fresh one.
+    """The child in which the sessions of one provider run. Once none is open any more, the next starts a fresh one,
+    unless it is kept.
 
     memory: bytes that it may hold resident.
     """
@@ -30,6 +31,7 @@ class Process:
         self.deaths = 0
         """How often the child died; whatever it held before the last time is gone."""
         self.open: set[CaseLane] = set()
+        self.kept = False
         self._held: dict[tuple[int, Memory], list[int]] = {}
         self._holding = ExitStack()
 
@@ -48,7 +50,7 @@ class Process:
     def leave(self, lane: CaseLane) -> None:
         """A lane is closed."""
         self.open.discard(lane)
-        if not self.open:
+        if not self.open and not self.kept:
             self._stop()
 
     def hold(self, case: Case, feeds: tuple[Feed, ...]) -> list[int]:
@@ -87,16 +89,25 @@ class CaseLane:
         self._load()
         return self._block
 
+    @property
+    def again_s(self) -> float:
+        """Seconds that the runtime took to load the session."""
+        return 0.0 if self._session is None else self._session.load_s
+
+    def keep_process(self) -> None:
+        """Load in the same process from now on."""
+        self.process.kept = True
+
     def open_press(self, generation: int) -> Callable[[Window], Served]:
         """Load anew, and return what runs a window. Raises RuntimeFailure."""
         self._load()
         return self._press
 
     def close(self) -> None:
-        """Free the session; the last to be closed ends the process."""
+        """Free the session; the last to be closed ends the process, unless that is kept."""
         session, self._session = self._session, None
         self.process.leave(self)
-        if session is not None and self.process.open:
+        if session is not None and (self.process.open or self.process.kept):
             try:
                 self.process.runner.close(session)
             except RuntimeFailure:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from accelc.benchmark.results import Latency
+from accelc.target import usable_processors
 
 _EVERY_S = 1.0
 _MOST_READ = 16
@@ -90,11 +91,6 @@ def sentences(watch: Watch, latencies: Iterable[Latency], threads: Iterable[int 
     most = max((each for each in threads if each is not None), default=0)
     crowded = f"{most} threads ran on {watch.usable} processor(s)" if most > watch.usable else ""
     return tuple(filter(None, (*watch.causes(), crowded, *_rounds(list(latencies)))))
-
-
-def usable_processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def sample(root: Path = Path("/")) -> Sample:

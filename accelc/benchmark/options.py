@@ -61,7 +61,7 @@ class BenchOptions:
         self._check_dry_run()
         self._check_files()
         if self.trace is not None and not self.profile:
-            raise UsageError("a trace comes from a profile", hint="ask for a profile as well")
+            raise UsageError("a trace comes from a profile", hint="add --profile")
         if self.trace is not None and self.trace.exists() and not self.trace.is_dir():
             raise UsageError("is no folder", where=str(self.trace), hint="name one for the traces")
         if self.memory_limit is not None and self.memory_limit < 1:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -22,18 +22,26 @@ PRODUCT_SIZES = (256, 512, 1024)
 """Rows and columns of the products: small enough for the caches, large enough to be bound by arithmetic."""
 ARRAY_BYTES = (256 << 10, 512 << 10, 1 << 20, 4 << 20, 16 << 20, 96 << 20)
 """Of the array that an addition reads and of the one that it writes; the last two are to be larger than any cache."""
-_BLOCK_S = 0.03
+_BLOCK_S = 0.02
 _BLOCKS = 3
+Rate: TypeAlias = float | None
 
 
 @lru_cache(maxsize=32)
 def peaks(backend: Backend, threads: int | None) -> Peaks:
-    """Measure, in about two seconds; the second time from memory. Raises RuntimeFailure when nothing runs at all."""
+    """Measure, in about a second; the second time from memory. Raises RuntimeFailure when nothing runs at all."""
+    real = [(*_product(size), 2 * size**3) for size in PRODUCT_SIZES]
+    whole = [(*_integer_product(size), 2 * size**3) for size in PRODUCT_SIZES]
+    moved = [(*_addition(size // 4), 2 * size) for size in ARRAY_BYTES]
     with Runner() as runner:
-        meter = _Meter(runner, backend, threads)
-        real, whole = meter.best(_product, PRODUCT_SIZES), meter.best(_integer_product, PRODUCT_SIZES)
-        rates = {2 * size: meter.rate(*_addition(size // 4), 2 * size) for size in ARRAY_BYTES}
-    return summary(real, whole, {size: rate for size, rate in rates.items() if rate is not None})
+        rates = measured_rates(runner, backend, threads, [*real, *whole, *moved])
+    floats, integers, bytes_ = rates[: len(real)], rates[len(real) : -len(moved)], rates[-len(moved) :]
+    by_size = {2 * size: rate for size, rate in zip(ARRAY_BYTES, bytes_, strict=True) if rate is not None}
+    return summary(_best(floats), _best(integers), by_size)
+
+
+def _best(rates: Sequence[Rate]) -> Rate:
+    return max((rate for rate in rates if rate is not None), default=None)
 
 
 def summary(float_flops: float | None, int8_flops: float | None, rates: dict[int, float]) -> Peaks:
@@ -50,45 +58,34 @@ def summary(float_flops: float | None, int8_flops: float | None, rates: dict[int
     return Peaks(float_flops, int8_flops, beyond, cache, end)
 
 
-class _Meter:
-    """Times small models on a backend."""
-
-    def __init__(self, runner: Runner, backend: Backend, threads: int | None) -> None:
-        self._runner, self._backend, self._threads = runner, backend, threads
-        self._memory = backend.memories()[-1]
-        # A node without a kernel on the provider must not be measured on the processor.
-        own = backend.target().provider
-        self._config = {} if own == CPU[0][0] else {"session.disable_cpu_ep_fallback": "1"}
-
-    def best(self, make: Callable[[int], tuple[onnx.ModelProto, Feed]], sizes: Sequence[int]) -> float | None:
-        """Operations per second of products of these sizes."""
-        rates = [self.rate(*make(size), 2 * size**3) for size in sizes]
-        return max((rate for rate in rates if rate is not None), default=None)
-
-    def rate(self, model: onnx.ModelProto, feed: Feed, amount: float) -> float | None:
-        """Amount per second in the fastest run; None where the provider does not run the model."""
-        try:
-            with self._session(model) as session, self._backend.hold(self._runner, [feed], self._memory) as (held,):
-                first = float(self._block(session, held, 1, 2)[0])
-                runs = max(3, min(1000, round(_BLOCK_S / max(first, 1e-7))))
-                least = min(float(self._block(session, held, runs, 1).min()) for _ in range(_BLOCKS))
-        except RuntimeFailure as failure:
-            if failure.kind != "load":
-                raise
-            return None
-        return amount / least if least > 0 else None
-
-    def _block(self, session: Session, held: int, runs: int, warm: int) -> NDArray[np.float64]:
-        return self._backend.measure(self._runner, session, held, runs, warm)
-
-    @contextmanager
-    def _session(self, model: onnx.ModelProto) -> Iterator[Session]:
-        data = model.SerializeToString()
-        session = self._backend.load(self._runner, data, config=self._config, threads=self._threads)
-        try:
-            yield session
-        finally:
-            self._runner.close(session)
+def measured_rates(
+    runner: Runner, backend: Backend, threads: int | None, probes: Sequence[tuple[onnx.ModelProto, Feed, float]]
+) -> list[Rate]:
+    """Amount per second of each (model, feed, amount of one run) in its fastest run, in turn; None where the provider
+    does not run the model. Raises RuntimeFailure for what goes wrong later.
+    """
+    # A node without a kernel on the provider must not be measured on the processor.
+    config = {} if backend.target().provider == CPU[0][0] else {"session.disable_cpu_ep_fallback": "1"}
+    memory = backend.memories()[-1]
+    least: dict[int, float] = {}
+    with ExitStack() as stack:
+        held: dict[int, tuple[Session, int]] = {}
+        for at, (model, feed, _) in enumerate(probes):
+            try:
+                session = backend.load(runner, model.SerializeToString(), config=config, threads=threads)
+            except RuntimeFailure as failure:
+                if failure.kind != "load":
+                    raise
+                continue
+            (number,) = stack.enter_context(backend.hold(runner, [feed], memory))
+            held[at] = session, number
+            least[at] = float(backend.measure(runner, session, number, 1, 1)[0])
+        for _ in range(_BLOCKS):
+            for at, (session, number) in held.items():
+                runs = max(1, min(1000, round(_BLOCK_S / max(least[at], 1e-7))))
+                times = backend.measure(runner, session, number, runs, 1)
+                least[at] = min(least[at], float(times.min()))
+    return [amount / least[at] if least.get(at) else None for at, (_, _, amount) in enumerate(probes)]
 
 
 def _product(size: int) -> tuple[onnx.ModelProto, Feed]:

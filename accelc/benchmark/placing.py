@@ -15,6 +15,7 @@ from accelc import ir
 from accelc.backend_base import Backend
 from accelc.benchmark.plan import Case
 from accelc.benchmark.results import Fallen, Placed
+from accelc.benchmark.words import copies_of
 from accelc.infer import infer_model
 from accelc.placement import kept_on_processor
 from accelc.runner import Assigned, Runner, RuntimeFailure, Session
@@ -26,6 +27,7 @@ _COPIES = frozenset({"MemcpyFromHost", "MemcpyToHost"})
 _LEFT = "there is a kernel, which the provider does not take"
 _UNKNOWN = "the provider does not take it"
 _TOO_OLD = "onnxruntime {} tells where nodes are placed only in a run"
+_UNCOUNTED = "copies between devices cannot be counted: the provider compiles parts of the graph"
 _SUFFIX = "_kernel_time"
 
 
@@ -49,7 +51,8 @@ def place(runner: Runner, case: Case, feeds: Sequence[Mapping[str, Any]] = ()) -
     asked = backend.providers()[0][0]
     elsewhere = [each for each in assigned if each[0] != asked]
     fallen, by_choice = _judge(elsewhere, graphs, case, backend.target())
-    copies = sum(node.op_type in _COPIES for model in graphs for graph in ir.all_graphs(model) for node in graph)
+    counted = sum(node.op_type in _COPIES for model in graphs for graph in ir.all_graphs(model) for node in graph)
+    copies = None if _UNCOUNTED in notes else counted
     nodes = Counter(provider for provider, *_ in assigned)
     ordered = {name: nodes[name] for name in sorted(nodes, key=lambda name: (name != asked, name))}
     found = Placed(ordered, by_choice, fallen, copies)
@@ -77,8 +80,7 @@ def _load(runner: Runner, case: Case, dump: Path) -> tuple[Session, tuple[str, .
         # Graphs with parts that a provider compiled cannot be written.
         if failure.kind != "load" or "compiled" not in str(failure):
             raise
-    note = "copies between devices cannot be counted: the provider compiles parts of the graph"
-    return backend.load(runner, case.path, record=True, **threads), (note,)
+    return backend.load(runner, case.path, record=True, **threads), (_UNCOUNTED,)
 
 
 def _threads(case: Case) -> dict[str, Any]:
@@ -232,11 +234,6 @@ def _obstacles(placed: Placed, said: str) -> Iterator[str]:
         first = placed.fallen[0]
         more = f" and {len(placed.fallen) - 1} more" if len(placed.fallen) > 1 else ""
         yield f"not on the provider: {name_of(first)}{more}"
-
-
-def copies_of(placed: Placed) -> str:
-    """Their number in words."""
-    return "1 copy" if placed.copies == 1 else f"{placed.copies} copies"
 
 
 def name_of(node: Fallen) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelc.backend_base import Backend, BackendSpec
 from accelc.benchmark.options import BenchOptions, shape_text
 from accelc.benchmark.results import Setting
-from accelc.errors import AccelcError, BackendError, UsageError
+from accelc.errors import AccelcError, BackendError, PluginError, UsageError
 from accelc.plugins import find_backend, load_plugin
 from accelc.runner import Runner
 from accelc.source import Source
@@ -44,32 +44,40 @@ class Refused:
     error: AccelcError
 
 
+@dataclass(frozen=True)
+class _Provider:
+    """What was asked for. error: why it cannot be used; there is no backend where its name or an option is unknown."""
+
+    spec: BackendSpec
+    backend: Backend | None
+    error: AccelcError | None
+
+
 def cases(options: BenchOptions, runner: Runner | None = None) -> list[Case | Refused]:
     """Every model with every setting: shapes, then batches, providers, threads and memories, then models.
 
-    A model or a provider that does not work is refused in each of its cases, and the others go on. runner: the child to
-    try the providers in. Raises UsageError for a provider that there is not and for a setting that is asked for twice,
-    PluginError, and BackendError when no provider works here.
+    A model or a provider that is unknown or does not work is refused in each of its cases, and the others go on.
+    runner: the child to try the providers in. Raises UsageError for a setting that is asked for twice, PluginError, and
+    the reason when there is no provider that works here.
     """
     for plugin in options.plugins:
         load_plugin(plugin)
-    backends = [(spec, find_backend(spec.name)(spec.options)) for spec in options.specs]
-    broken = _broken(backends, runner, dry=options.dry_run)
-    if len(broken) == len(backends):
-        raise _none_works(broken)
-    once = [backend for _, backend in backends] if options.dry_run else broken
+    providers = [_tried(spec, runner, dry=options.dry_run) for spec in options.specs]
+    if all(each.error is not None for each in providers):
+        raise _none_works(providers)
     found: list[Case | Refused] = []
     named = list(zip(labels(options.models), options.models, _opened(options.models), strict=True))
     for shapes, batch in [(shapes, batch) for shapes in options.shapes for batch in options.batches]:
         group = shape_text(shapes, batch)
-        for setting, backend in _settings(backends, options.threads, group, once):
+        for setting, provider in _settings(providers, options.threads, group, dry=options.dry_run):
             for label, path, source in named:
                 if isinstance(source, AccelcError):
                     found.append(Refused(label, path, None, setting, group, source))
-                elif backend in broken:
-                    found.append(Refused(label, path, source, setting, group, broken[backend]))
+                elif provider.error is not None:
+                    found.append(Refused(label, path, source, setting, group, provider.error))
                 else:
-                    found.append(Case(label, path, source, backend, setting, group, shapes, batch))
+                    assert provider.backend is not None
+                    found.append(Case(label, path, source, provider.backend, setting, group, shapes, batch))
     return found
 
 
@@ -106,21 +114,21 @@ def _shortest(path: Path, others: set[Path]) -> str:
 
 
 def _settings(
-    backends: Sequence[tuple[BackendSpec, Backend]],
-    threads: Sequence[int | None],
-    shape: str,
-    once: Collection[Backend],
-) -> list[tuple[Setting, Backend]]:
+    providers: Sequence[_Provider], threads: Sequence[int | None], shape: str, *, dry: bool
+) -> list[tuple[Setting, _Provider]]:
     """The number of threads is a part of the setting also where it stands among the options of the provider.
 
-    once: backends for which it does not matter where inputs lie.
+    Where nothing will be timed it does not matter where inputs lie.
     """
-    found: list[tuple[Setting, Backend]] = []
-    for spec, backend in backends:
+    found: list[tuple[Setting, _Provider]] = []
+    for provider in providers:
+        spec, backend = provider.spec, provider.backend
         name = str(BackendSpec(spec.name, tuple(pair for pair in spec.options if pair[0] != "threads")))
-        for count in dict.fromkeys(backend.threads() if each is None else each for each in threads):
-            for memory in backend.memories()[: 1 if backend in once else None]:
-                found.append((Setting(name, count, shape, memory), backend))
+        own = None if backend is None else backend.threads()
+        once = dry or provider.error is not None
+        memories = ("host",) if backend is None else backend.memories()[: 1 if once else None]
+        for count in dict.fromkeys(own if each is None else each for each in threads):
+            found += [(Setting(name, count, shape, memory), provider) for memory in memories]
     made = [setting for setting, _ in found]
     twice = next((each for at, each in enumerate(made) if each in made[:at]), None)
     if twice is not None:
@@ -128,22 +136,22 @@ def _settings(
     return found
 
 
-def _broken(
-    backends: Sequence[tuple[BackendSpec, Backend]], runner: Runner | None, *, dry: bool
-) -> dict[Backend, AccelcError]:
-    """The backends that do not work on this machine, with the reason."""
-    found: dict[Backend, AccelcError] = {}
-    for _, backend in backends:
-        try:
-            backend.require(runner, dry=dry)
-        except AccelcError as error:
-            found[backend] = error
-    return found
+def _tried(spec: BackendSpec, runner: Runner | None, *, dry: bool) -> _Provider:
+    """A provider, and whether it works on this machine. Raises PluginError."""
+    backend: Backend | None = None
+    try:
+        backend = find_backend(spec.name)(spec.options)
+        backend.require(runner, dry=dry)
+    except PluginError:
+        raise
+    except AccelcError as error:
+        return _Provider(spec, backend, error)
+    return _Provider(spec, backend, None)
 
 
-def _none_works(broken: Mapping[Backend, AccelcError]) -> AccelcError:
-    errors = list(broken.values())
+def _none_works(providers: Sequence[_Provider]) -> AccelcError:
+    errors = [(each.spec, each.error) for each in providers if each.error is not None]
     if len(errors) == 1:
-        return errors[0]
-    reasons = "; ".join(f"{backend.name}: {error.why or error.what}" for backend, error in broken.items())
+        return errors[0][1]
+    reasons = "; ".join(f"{spec}: {error.why or error.what}" for spec, error in errors)
     return BackendError("none of the providers is usable here", why=reasons, hint="see accelc doctor")

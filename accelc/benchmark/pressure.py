@@ -123,7 +123,7 @@ class _Crew:
     def _follow(self, log: list[_Run]) -> None:
         """One query after the other."""
         clock, end = self.clock, self.begin + self.window.seconds
-        while not self._over and (started := clock()) < end:
+        while not self._over and ((started := clock()) < end or not log):
             number = self._next()
             self.call(number)
             log.append((started, clock(), number, False))
@@ -138,7 +138,7 @@ class _Crew:
             if early > 0:
                 self.sleep(early)
             started = clock()
-            if started - due > patience:
+            if started - due > patience and log:
                 self._over = self._overloaded = True
             if self._over:
                 return

@@ -10,11 +10,12 @@ from typing import Any
 
 import onnx
 
-from accelc.benchmark.placing import CAPTURED, copies_of, name_of, place, wants_graphs
+from accelc.benchmark.placing import CAPTURED, name_of, place, wants_graphs
 from accelc.benchmark.plan import Case
 from accelc.benchmark.results import Placed
+from accelc.benchmark.words import copies_of
 from accelc.data import Feed
-from accelc.errors import BackendError
+from accelc.errors import BackendError, ModelError
 from accelc.runner import Runner, RuntimeFailure
 
 _SHOWN = 3
@@ -108,9 +109,12 @@ def _more(before: int | None, after: int | None) -> int | None:
 def _read_once(case: Case) -> None:
     """Have the system read the files of a model, so that loading it does not measure the disk."""
     for path in _files(case):
-        with open(path, "rb", buffering=0) as file:
-            while file.read(_CHUNK):
-                pass
+        try:
+            with open(path, "rb", buffering=0) as file:
+                while file.read(_CHUNK):
+                    pass
+        except OSError as error:
+            raise ModelError("cannot be read", where=str(path), why=error.strerror or str(error)) from error
 
 
 def _files(case: Case) -> set[Path]:

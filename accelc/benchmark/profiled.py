@@ -29,10 +29,10 @@ class NodeTime:
     name: of the node in the file that it stands for, else the runtime's. operator: as it runs, FusedConv. provider:
     CPUExecutionProvider. layer: its name scope. origin: `PASS/RULE` of accelc, `runtime` for what the runtime made, or
     `original`; `PASS/RULE + runtime` where the runtime fused nodes that accelc made. parts: the file's nodes that it
-    stands for as `operator: origin`, where the runtime fused several. ms: of one run, the mean of the middle half of
-    all runs. share: of the sum over all nodes. flops, bytes: of one run; None where shapes or counts are unknown.
-    limit_ms: the time that the machine's peaks allow, ms at most; None without flops and bytes. calls: in one run, more
-    than one in loops. inputs, outputs: names of computed values; those that the runtime made up begin with `~`.
+    stands for as `operator: origin`, where the runtime fused several. ms: of one run. share: of the sum over all nodes.
+    flops, bytes: of one run; None where shapes or counts are unknown. limit_ms: the time that the machine's peaks
+    allow, ms at most; None without flops and bytes. calls: in one run, more than one in loops. inputs, outputs: names
+    of computed values; those that the runtime made up begin with `~`.
     """
 
     name: str
@@ -78,8 +78,9 @@ class Share:
 class Profile:
     """Of one row. nodes: the slowest first. wall_ms: of a whole run while profiling, which takes longer than without.
 
-    overhead_ms: of a run, what lies between the nodes: choosing the next one, memory, writing the profile. Where other
-    processes interrupt, wall_ms is more than nodes and overhead. runs: how many were counted. peaks: None where they
+    latency_ms: of a run without profiling, where it is known. The times of nodes are then corrected, see `corrected`,
+    and add up to it, with what lies between the nodes. overhead_ms: otherwise what lies between the nodes while
+    profiling: choosing the next one, memory, writing the profile. runs: how many were counted. peaks: None where they
     could not be measured. trace: the Chrome trace, if it was kept.
     """
 
@@ -90,6 +91,7 @@ class Profile:
     peaks: Peaks | None = None
     trace: str = ""
     notes: tuple[str, ...] = ()
+    latency_ms: float | None = None
 
     @property
     def nodes_ms(self) -> float:
@@ -139,8 +141,6 @@ class Change:
     of the models look like this; they are taken together. before_ms, after_ms: their nodes in the first and in the
     second. before, after: operators of all places with how often they stand there. why: the origins of the second's
     nodes that none of the first has, most first; empty where nothing was made anew.
-    drift: before_ms over after_ms of all the parts that are the same in both; far from 1, the machine was not equally
-    fast in the two profiles. None without such parts.
     """
 
     first: str
@@ -153,7 +153,6 @@ class Change:
     after: Mapping[str, int] = field(default_factory=dict)
     why: tuple[str, ...] = ()
     places: int = 1
-    drift: float | None = None
 
     @property
     def gain_ms(self) -> float:

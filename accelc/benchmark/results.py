@@ -12,6 +12,7 @@ from accelc.measure import Verdict
 from accelc.plain import plain
 
 if TYPE_CHECKING:
+    from accelc.benchmark.baseline import Condition
     from accelc.benchmark.profile import Change, Profile
     from accelc.benchmark.scenarios import Load
 
@@ -111,13 +112,14 @@ class Placed:
 
     nodes: by provider, as the runtime reports them. by_choice: nodes of shape arithmetic that the runtime keeps on the
     processor on purpose. fallen: nodes without a kernel on the provider. copies: nodes that copy between devices in
-    every run. graph: whether a CUDA graph is captured: "captured", else the reason why not; empty for providers without.
+    every run, None where they cannot be counted. graph: whether a CUDA graph is captured: "captured", else the reason
+    why not; empty where there are none.
     """
 
     nodes: Mapping[str, int]
     by_choice: int = 0
     fallen: tuple[Fallen, ...] = ()
-    copies: int = 0
+    copies: int | None = 0
     graph: str = ""
 
 
@@ -143,7 +145,8 @@ class Row:
     label: the model's short name, unlike the others'. bytes: of the file and its data. nodes: in the file. load_ms,
     first_run_ms: in a process of its own, the file already read once. peak_bytes: what that process held resident at
     most, less what it held before the load. device_bytes: the same on the device, None where that is not known.
-    failure: one line, where there are no figures; exit_code: of that failure. notes: what a reader must know.
+    failure: one line, where there are no figures; profile_failure: the same where only the profile is missing;
+    exit_code: of either. notes: what a reader must know.
     """
 
     label: str
@@ -163,6 +166,7 @@ class Row:
     error: Error | None = None
     load: Load | None = None
     profile: Profile | None = None
+    profile_failure: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -181,7 +185,7 @@ class BenchResult:
     scenario: str = "single-stream"
     noise: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
-    conditions: tuple[Any, ...] = ()
+    conditions: tuple[Condition, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
 

@@ -1,8 +1,7 @@
 """Interleaved rounds over lanes: what is compared is timed in turn, in random order, over several loads.
 
 Blocks are short: where others use the machine, two short blocks next to each other see the same machine, and among
-many pairs the few that did not have no weight. On a busy machine blocks of 4 ms give a ratio two to five times as exact
-as blocks of 20 ms do in the same time.
+many pairs the few that did not have little weight.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Clock = Callable[[], float]
 
 BLOCK_S = 0.004
 _LONGEST_BLOCK_S = 0.05
-# After another model the first runs find cold caches and sleeping threads: measured, half as slow again, then a tenth.
+# After another model the first runs find cold caches and sleeping threads.
 _UNCOUNTED, _UNCOUNTED_S, _LONGEST_UNCOUNTED_S = 3, 0.004, 0.02
 MOST_LOADS, LEAST_LOADS = 16, 4
 _LOADING_SHARE, _MOST_LOADING_SHARE = 0.4, 0.5
@@ -48,8 +47,15 @@ class Lane(Protocol):
     feeds: int
     group: str
 
+    @property
+    def again_s(self) -> float:
+        """While open: seconds that another load takes without a new process."""
+
     def open(self, generation: int) -> Block:
         """Load anew and return what times a block. Raises RuntimeFailure."""
+
+    def keep_process(self) -> None:
+        """Load in the same process from now on."""
 
     def close(self) -> None:
         """Free what `open` made; also after `open` failed. Raises RuntimeFailure."""
@@ -86,8 +92,8 @@ def measure(
     """Time every lane in rounds that take about `seconds` for each lane; loading and warming up come on top.
 
     Groups are measured one after the other, the lanes of a group in the same rounds and with the same feeds, in turn.
-    The rounds are divided into 4 to 16 loads; into one where four would take more than half as long as the rounds, or
-    fewer than four rounds fit. One round is always made. A lane that fails has its failure, the others go on with a
+    The rounds are divided into 4 to 16 loads, each in a new process where there is time for that; into one where four
+    would take more than half as long as the rounds, or fewer than four rounds fit. One round is always made. A lane that fails has its failure, the others go on with a
     new load.
     """
     tell = progress or (lambda text: None)
@@ -179,14 +185,25 @@ class _Group:
             for log in self.order.sample(live, len(live)):
                 opened.callback(log.close)
                 log.open(generation)
+            loaded = self.clock()
             estimates = [warm_up(log.median, self.feeds, BLOCK_S, self.warm_s, self.clock) for log in live]
-            self._time(live, estimates, self.clock() - start, generation)
+            if not self.loads:
+                self._divide(live, estimates, loaded - start, self.clock() - loaded)
+            self._time(live, estimates, generation)
 
-    def _time(self, live: Sequence[_Log], estimates: Sequence[float], load_s: float, generation: int) -> None:
+    def _divide(self, live: Sequence[_Log], estimates: Sequence[float], load_s: float, warm_s: float) -> None:
+        """Decide how many loads there will be, and whether in new processes."""
+        round_s = sum(map(operator.mul, estimates, blocks_of(estimates)[0]))
+        self.loads = loads_within(self.left, load_s + warm_s, round_s)
+        again = loads_within(self.left, sum(log.lane.again_s for log in live) + warm_s, round_s)
+        if self.loads == 1 < again:
+            self.loads = again
+            for log in live:
+                log.lane.keep_process()
+
+    def _time(self, live: Sequence[_Log], estimates: Sequence[float], generation: int) -> None:
         """Rounds with one load."""
         runs, warm = blocks_of(estimates)
-        if not self.loads:
-            self.loads = loads_within(self.left, load_s, sum(map(operator.mul, estimates, runs)))
         share = self.left / self.loads
         start, spent, done = self.clock(), 0.0, 0
 

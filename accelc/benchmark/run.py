@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelc import units
 from accelc.backend_base import Backend
@@ -30,8 +30,12 @@ from accelc.errors import AccelcError, BackendError, ModelError, UsageError
 from accelc.plain import plain
 from accelc.runner import Runner, RuntimeFailure
 
+if TYPE_CHECKING:
+    from accelc.benchmark.profile import Change
+
 RUN_LIMIT_S, DATA_RUN_LIMIT_S = 120.0, 600.0
 """Seconds for one run while inputs are found, which are small where they are generated."""
+_LARGE_ERROR = 0.01
 _UNFIT = re.compile(r"[^\w.=]+")  # in names of files
 Tell = Callable[[str], None]
 
@@ -55,7 +59,7 @@ def bench(options: BenchOptions, progress: Tell | None = None) -> BenchResult:
         environment=facts,
         options=_recorded(options),
         scenario=options.demand.scenario if options.demand is not None else options.scenario,
-        noise=tuple(work.noise),
+        noise=work.disturbances,
         changes=tuple(work.changes),
         notes=tuple(work.notes),
     )
@@ -78,9 +82,9 @@ class _Bench:
         self.rows = [_row(each, sizes) for each in planned]
         self.cases = {at: each for at, each in enumerate(planned) if isinstance(each, Case)}
         self.feeds: dict[int, tuple[Feed, ...]] = {}
-        self.noise: list[str] = []
+        self.noise: dict[str, list[str]] = {}
         self.notes: list[str] = []
-        self.changes: list[Any] = []
+        self.changes: list[Change] = []
 
     @property
     def backends(self) -> list[Backend]:
@@ -90,6 +94,14 @@ class _Bench:
     def swept(self) -> bool:
         """Whether there are several shapes."""
         return len({case.group for case in self.cases.values()}) > 1
+
+    @property
+    def disturbances(self) -> tuple[str, ...]:
+        """A sentence for each, with the shapes that it concerns where those are not all."""
+        count = len({case.group for case in self.cases.values()})
+        return tuple(
+            text if len(whose) == count else f"{', '.join(whose)}: {text}" for text, whose in self.noise.items()
+        )
 
     def run(self) -> None:
         groups = list(dict.fromkeys(case.group for case in self.cases.values()))
@@ -101,9 +113,12 @@ class _Bench:
             self._probe(self._alive(members), random)
             if inputs is not None:
                 self._measure(self._alive(members), inputs)
-            self.feeds = {at: feeds[:1] for at, feeds in self.feeds.items()}  # a profile takes no more
-        if self.options.profile:
-            self._profile(self._alive(list(self.cases)))
+            if self.options.profile:
+                self._profile(self._alive(members))
+            self.feeds.clear()
+        largest = max((row.error.relative or 0.0 for row in self.rows if row.error is not None), default=0.0)
+        if self.options.inputs is None and largest > _LARGE_ERROR:
+            self.notes.append("generated inputs may be unlike any real ones; --inputs tells the error on yours")
 
     def _alive(self, members: Sequence[int]) -> list[int]:
         return [at for at in members if not self.rows[at].failure]
@@ -116,6 +131,8 @@ class _Bench:
             yield
         except AccelcError as error:
             self._fail(at, error)
+        except MemoryError:
+            self._fail(at, BackendError("the memory of this machine is not enough", hint="choose a smaller shape"))
 
     def _fail(self, at: int, error: AccelcError) -> None:
         row = self.rows[at]
@@ -199,8 +216,8 @@ class _Bench:
             self.rows[at].versus = tuple(self._versus(at, known))
         latencies = [found for at in known if (found := self.rows[at].latency) is not None]
         said = sentences(watch, latencies, [self.rows[at].setting.threads for at in known])
-        group = self.cases[members[0]].group
-        self.noise += [f"{group}: {each}" if self.swept else each for each in said]
+        for each in said:
+            self.noise.setdefault(each, []).append(self.cases[members[0]].group)
 
     def _timed(self, members: Sequence[int], lanes: Sequence[CaseLane], doing: str) -> dict[int, Times]:
         """Set the latency of each row; what those that ran are compared by. doing: in words."""
@@ -237,19 +254,31 @@ class _Bench:
     def _profile(self, members: Sequence[int]) -> None:
         from accelc.benchmark import profile
 
-        for at in members:
-            row, folder = self.rows[at], self.options.trace
-            self.tell(f"profiling {row.label} on {row.setting}")
-            trace = None if folder is None else folder / f"{_UNFIT.sub('-', f'{row.label} {row.setting}')}.json"
-            try:
-                row.profile = profile.profile(self.cases[at], self.feeds[at], trace=trace)
-            except AccelcError as error:  # the row keeps its figures
-                row.notes.append(f"no profile: {error}")
-        done = [at for at in members if self.rows[at].profile is not None]
+        if not members:
+            return
+        self.tell(f"profiling {len(members)} case{'s' if len(members) > 1 else ''}")
+        subjects = [profile.Subject(self.cases[at], self.feeds[at][0], self._alone_ms(at)) for at in members]
+        options, done = self.options, []
+        traces = [] if options.trace is None else [options.trace / self._trace_name(at) for at in members]
+        found = profile.profiles(subjects, traces=traces, memory=options.memory_limit, seed=options.seed)
+        for at, each in zip(members, found, strict=True):
+            if isinstance(each, AccelcError):  # the row keeps its figures
+                self.rows[at].profile_failure, self.rows[at].exit_code = str(each), _exit_code(each)
+            else:
+                self.rows[at].profile = each
+                done.append(at)
         for at in done:
             first = next(other for other in done if self.rows[other].setting == self.rows[at].setting)
             if first != at:
                 self.changes += profile.changes(self.rows[first], self.rows[at])
+
+    def _alone_ms(self, at: int) -> float | None:
+        """Of a run, where one was timed after the other."""
+        latency = self.rows[at].latency
+        return None if latency is None or self.options.demand is not None else latency.p50_ms.value
+
+    def _trace_name(self, at: int) -> str:
+        return f"{_UNFIT.sub('-', f'{self.rows[at].label} {self.rows[at].setting}')}.json"
 
 
 def _row(each: Case | Refused, sizes: Mapping[int, Any]) -> Row:

@@ -8,6 +8,7 @@ scheduled: a query that waits for a busy model is not forgiven.
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from accelc.benchmark.windows import (
     queued,
     share,
 )
+from accelc.benchmark.words import rate
 from accelc.errors import UsageError
 from accelc.runner import RuntimeFailure
 
@@ -108,12 +110,14 @@ class Load:
         if self.most is not None and not self.most.value:
             return f"no rate is served within {self.bound_ms:g} ms by {threads}"
         if self.most is not None:
-            text = f"at most {self.most.value:.4g} queries/s within {self.bound_ms:g} ms"
-            text += f" ({self.most.low:.4g} to {self.most.high:.4g}), {threads}"
-            return text if self.valid else f"{text}; {self.offered:.4g} queries/s were not"
+            text = f"at most {rate(self.most.value)} queries/s within {self.bound_ms:g} ms"
+            known = math.isfinite(self.most.high)
+            text += f" ({rate(self.most.low)} to {rate(self.most.high)})" if known else " (interval not known)"
+            text += f", {threads}"
+            return text if self.valid else f"{text}; {rate(self.offered or 0.0)} queries/s were not"
         if self.offered is None:
-            return f"{self.achieved.value:.4g} queries/s by {threads}"
-        text = f"{self.achieved.value:.4g} of {self.offered:.4g} queries/s served by {threads}"
+            return f"{rate(self.achieved.value)} queries/s by {threads}"
+        text = f"{rate(self.achieved.value)} of {rate(self.offered)} queries/s served by {threads}"
         if self.within is not None:
             verdict = "meets" if self.valid else "misses"
             text += f", {100 * self.within.value:.4g} % within {self.bound_ms:g} ms: {verdict} the bound"

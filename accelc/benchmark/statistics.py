@@ -2,10 +2,10 @@
 
 The same file loaded twice can differ for as long as it is loaded, so many rounds of one load are no better evidence
 than the load is. The units of evidence are therefore the medians of the loads, and the interval is Student's over them
-(Kalibera & Jones, Rigorous benchmarking in reasonable time, 2013, with one level above the rounds). On a busy machine a
-load in ten goes wrong as a whole, several times as slow as the others, so the outermost sixth of them is trimmed where
-they are eight or more. Where there was time for one load only, its rounds are cut into a few pieces instead, as
-neighbouring rounds are alike (batch means).
+(Kalibera & Jones, Rigorous benchmarking in reasonable time, 2013, with one level above the rounds). On a busy machine
+a load may be slow as a whole, so the outermost sixth of them is trimmed where they are eight or more. Where there was
+time for one load only, its rounds are cut into a few pieces instead, as neighbouring rounds are alike (batch means);
+what differs from load to load is then unknown, and only a large difference on which all of it agrees is a verdict.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from accelc.benchmark.results import Figure, Kind, Latency, Versus
 from accelc.benchmark.rounds import Times
-from accelc.measure import FEW, NOISE_FLOOR, STRONG, quiet, student, verdict
+from accelc.measure import FEW, NOISE_FLOOR, STRONG, Verdict, quiet, student, verdict
 
 MOST_LOADS = 16
 """More loads than this in one estimate are put together, neighbour to neighbour."""
@@ -28,6 +28,8 @@ SHOWN_BLOCKS = 400
 """As many rounds are listed one by one; of more, the medians of neighbours in one load."""
 _LEAST_PIECES, _MOST_PIECES, _PIECE = 4, 6, 5
 _LEAST_TRIMMED, _TRIM = 8, 6
+ONE_LOAD_TOLERANCE = 0.2
+"""Of a verdict from one load: more than loads of one file usually differ by."""
 _PERCENTILES = {"p90": 0.90, "p99": 0.99}
 _CONFIDENCE = 0.99
 _MARGIN = 1 / 20
@@ -133,14 +135,21 @@ def versus(mine: Times, other: Times, against: int, kind: Kind) -> Versus:
     """One model against another that was timed in the same rounds. against, kind: see Versus.
 
     Faster or slower when the strong interval of the ratio and the ratio of the undisturbed rounds both lie beyond the
-    tolerance (accelc.measure). Raises ValueError for times of different rounds.
+    tolerance (accelc.measure). From one load each of its pieces must say so as well, the median of all runs too, and
+    beyond ONE_LOAD_TOLERANCE; a few rounds of it decide nothing. Raises ValueError for times of different rounds.
     """
     if not np.array_equal(mine.load_of, other.load_of):
         raise ValueError("both models need the same rounds")
     found = estimate(np.log(other.blocks) - np.log(mine.blocks), mine.load_of)
-    undisturbed = float(np.median([quiet(other.blocks[unit], mine.blocks[unit]) for unit in _units(mine.load_of)]))
+    undisturbed = [quiet(other.blocks[unit], mine.blocks[unit]) for unit in _units(mine.load_of)]
+    low, high = found.value - found.strong, found.value + found.strong
+    decided: Verdict = "same"
+    if np.unique(mine.load_of).size > 1:
+        decided = verdict((low, high), float(np.median(undisturbed)))
+    elif mine.blocks.size >= FEW:
+        said = [*undisturbed, math.log(float(np.median(other.runs)) / float(np.median(mine.runs)))]
+        decided = verdict((min(low, *said), max(high, *said)), float(np.median(undisturbed)), ONE_LOAD_TOLERANCE)
     ratio = found.around(math.exp(found.value))
-    decided = verdict((found.value - found.strong, found.value + found.strong), undisturbed)
     return Versus(against, kind, ratio.value, ratio.low, ratio.high, decided)
 
 

@@ -24,6 +24,7 @@ _WRITERS: Mapping[str, Callable[[BenchResult], str]] = {
     ".html": BenchResult.to_html,
 }
 _NOTHING = "-"
+_FORMULA = ("=", "+", "-", "@")
 
 
 def check_report(path: Path) -> None:
@@ -59,8 +60,13 @@ def to_csv(result: BenchResult) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _as_text(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
+
+
+def _as_text(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula, behind an apostrophe; numbers as they are."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip()[:1] in _FORMULA else value
 
 
 def _cells(row: Row) -> dict[str, Any]:
@@ -104,7 +110,7 @@ def _cells(row: Row) -> dict[str, Any]:
         "nodes": row.nodes or None,
         "copies": row.placed and row.placed.copies,
         "fallen": row.placed and len(row.placed.fallen),
-        "notes": "; ".join(row.notes),
+        "notes": "; ".join([*([f"no profile: {row.profile_failure}"] if row.profile_failure else []), *row.notes]),
     }
     return cells | _scalars("load_test", load)
 
@@ -152,13 +158,26 @@ def to_markdown(result: BenchResult) -> str:
     for shape, rows in words.groups(result).items():
         parts += [f"**{_escaped(shape)}**", _table(rows)] if shape else [_table(rows)]
         parts.append(_list([f"{row.label} on {words.where(row)}: {row.failure}" for row in rows if row.failure]))
-        parts.append(_list([f"{row.label} on {words.where(row)}: {row.load.sentence}" for row in rows if row.load]))
+        said = [(row, each) for row in rows for each in words.under_load(row)]
+        parts.append(_list([f"{row.label} on {words.where(row)}: {each}" for row, each in said]))
+    parts.append(_list(words.verdicts(result)[: words.MOST_VERDICTS]))
+    parts.append(_list(_elsewhere(result)))
     if result.conditions:
         parts.append(_list([words.condition(each) for each in result.conditions]))
-    parts.append(_list([each for each in (words.hidden(result.rows), *result.noise, *result.notes) if each]))
-    said = "; ".join(filter(None, [words.how(result), words.machine(result.environment)]))
-    parts.append(_escaped(f"{said[:1].upper()}{said[1:]}.") if said else "")
+    notes = [f"{who}: {note}" for who, note in words.notes(result)]
+    missing = [f"no profile of {who}: {why}" for who, why in words.profile_failures(result)]
+    parts.append(
+        _list([each for each in (words.hidden(result.rows), *missing, *notes, *result.noise, *result.notes) if each])
+    )
+    made = "; ".join(filter(None, [words.how(result), words.machine(result.environment)]))
+    parts.append(_escaped(f"{made[:1].upper()}{made[1:]}.") if made else "")
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _elsewhere(result: BenchResult) -> list[str]:
+    """Where rows ran of which not all nodes are on the provider asked for."""
+    placed = [(row, row.placed) for row in result.rows if row.placed is not None and not words.is_plain(row.placed)]
+    return [f"{row.label} on {row.setting}: {each}" for row, found in placed for each in words.truth(found)]
 
 
 def _table(rows: Sequence[Row]) -> str:

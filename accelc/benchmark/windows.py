@@ -102,7 +102,8 @@ def followed(served: Served, load: int) -> Reading:
 
 
 def queued(served: Served, load: int, *, times: NDArray[np.float64], seconds: float, bound: float | None) -> Reading:
-    """A window with arrivals. times: all of them [queries]; those of its first tenth only fill the queue.
+    """A window with arrivals. times: all of them [queries]; those of its first tenth only fill the queue,
+    unless there are no others.
 
     Latency counts from the arrival. A query that still waited when an overloaded window ended counts with the time it
     had waited, and as outside the bound.
@@ -110,6 +111,8 @@ def queued(served: Served, load: int, *, times: NDArray[np.float64], seconds: fl
     lead = 0.0 if served.overloaded else LEAD * seconds
     end = float(served.ended.max())
     counted = times[served.query] >= lead
+    if not counted.any():
+        counted[:] = True
     arrived, started, ended = times[served.query][counted], served.started[counted], served.ended[counted]
     left = np.setdiff1d(np.arange(times.size), served.query)
     waited = end - times[left[times[left] < end]]

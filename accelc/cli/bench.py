@@ -53,7 +53,7 @@ Exit codes:
     2  wrong usage, provider not usable, out of memory; a condition could not be checked
     3  a model is refused or does not run
     7  a condition of --fail-if holds, and the 95 % interval supports it
-When a row fails, the others are measured and shown, and the code is that of the first that failed.
+When a row or its profile fails, the others are measured and shown, and the code is that of the first that failed.
 
 docs/bench.md is the guide.
 """
@@ -107,9 +107,7 @@ class Numbers(TextType):
 @click.option("--qps", type=float, metavar="N", help="Server: queries per second.  [default: the most within --bound]")
 @click.option("--bound", metavar="TIME", help="Server: the latency that 99 % of the queries must keep, as 50ms.")
 @click.option("--profile", is_flag=True, help="Show where the time goes, in separate runs.")
-@click.option(
-    "--trace", metavar="FILE.json", help="Keep what --profile ran as a Chrome trace; of several rows with numbers."
-)
+@click.option("--trace", metavar="FOLDER", help="Keep what --profile ran in a folder, a Chrome trace for each row.")
 @click.option("--dry-run", is_flag=True, help="Show where the nodes will run and what is copied; time nothing.")
 @click.option(
     "--fallback", is_flag=True, help="Measure also when nodes run on another provider than the one asked for."
@@ -148,10 +146,12 @@ def bench(ctx: click.Context, /, models: tuple[str, ...], **options: Any) -> Non
 
     with progress(options["quiet"]) as tell:
         found = run(wanted, tell)
-    for path in reports:
-        write(found, path)
-    _show(found, options)
-    failed = next((row.exit_code for row in found.rows if row.failure), 0)
+    try:
+        for path in reports:
+            write(found, path)
+    finally:
+        _show(found, options)
+    failed = next((row.exit_code for row in found.rows if row.exit_code), 0)
     ctx.exit(failed or exit_code(found.conditions))
 
 
@@ -195,6 +195,7 @@ def _complain(found: BenchResult) -> None:
     from accelc.benchmark.words import condition
 
     told = [each for each in found.conditions if each.holds in ("yes", "not compared")] if not found.failures else []
-    lines = [*(f"error: {row.failure}" for row in found.failures), *(f"--fail-if {condition(each)}" for each in told)]
+    wrong = [each for row in found.rows for each in (row.failure, row.profile_failure) if each]
+    lines = [*(f"error: {each}" for each in wrong), *(f"--fail-if {condition(each)}" for each in told)]
     for line in dict.fromkeys(lines):
         click.echo(printable(f"accelc: {line}"), err=True)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from accelc.benchmark import words
-from accelc.benchmark.results import BenchResult, Placed, Row, Versus
+from accelc.benchmark.results import BenchResult, Row, Versus
 from accelc.cli import render_profile
 from accelc.cli.render import QUIET, facts, narrow, text
 from accelc.units import milliseconds, seconds, size
@@ -30,11 +30,14 @@ def result(console: Console, found: BenchResult, *, verbose: bool = False) -> No
             render_profile.profile(console, row, row.profile, verbose=verbose)
     if found.changes:
         render_profile.changes(console, found.changes, verbose=verbose)
+    said = words.verdicts(found)
     lines = [
-        *_loads(found),
+        *(("verdict", text(each)) for each in said[: words.MOST_VERDICTS]),
+        *(("under load", text(f"{_name(row)}: {each}")) for row in found.rows for each in words.under_load(row)),
         *_places(found, verbose),
-        *_failures(found),
-        *((f"note on {row.label}", text(note)) for row in found.rows for note in row.notes),
+        *(("failed", text(f"{who}: {why}", "red")) for who, why in words.failures(found)),
+        *(("no profile", text(f"{who}: {why}", "red")) for who, why in words.profile_failures(found)),
+        *(("note", text(f"{who}: {note}")) for who, note in words.notes(found)),
         *(("noise", text(each, "yellow")) for each in found.noise),
         *(("condition", text(words.condition(each), _STYLES.get(each.holds, "yellow"))) for each in found.conditions),
         *(("note", text(each)) for each in found.notes),
@@ -88,13 +91,14 @@ def _latency(
 ) -> Table:
     kinds = [kind for kind in ("model", "provider") if any(words.versus(row, kind) for row in rows)] if compared else []
     searched = any(row.load is not None and row.load.most is not None for row in rows)
+    timings = [row.latency for row in rows if row.latency is not None]
+    tails = [name for name in ("p90", "p99") if any(getattr(each, f"{name}_ms") is not None for each in timings)]
     names = [
         "model",
         *(["on"] if place else []),
         "p50 ms",
         "95 %",
-        "p90",
-        "p99",
+        *tails,
         *(["spread", "least"] if verbose else []),
         "per second",
         *(["served/s", "95 %"] if searched else []),
@@ -114,7 +118,7 @@ def _latency(
             made.add_row(*cells, Text("failed" if row.failure else "-", style="red" if row.failure else QUIET))
             continue
         cells += [words.number(timed.p50_ms.value), Text(words.interval(timed.p50_ms), style=QUIET)]
-        cells += ["-" if each is None else words.number(each) for each in (timed.p90_ms, timed.p99_ms)]
+        cells += [_or_none(getattr(timed, f"{name}_ms"), words.number) for name in tails]
         if verbose:
             cells += [f"{100 * timed.spread:.1f} %", words.number(timed.least_ms)]
         cells.append(words.rate(timed.throughput.value))
@@ -131,7 +135,7 @@ def _most(row: Row) -> tuple[str, Text]:
     most = row.load.most if row.load is not None else None
     if most is None:
         return "-", Text("")
-    return words.rate(most.value), Text(f"[{words.rate(most.low)}, {words.rate(most.high)}]", style=QUIET)
+    return words.rate(most.value), Text(words.between(most.low, most.high, words.rate), style=QUIET)
 
 
 def _compared(console: Console, found: BenchResult, rows: Sequence[Row], place: bool) -> Table:
@@ -213,11 +217,12 @@ def _placement(console: Console, rows: Sequence[Row], place: bool) -> Table:
     for row in rows:
         cells = [text(row.label), *([text(words.where(row))] if place else [])]
         if row.placed is None:
-            made.add_row(*cells, Text("failed", style="red"))
+            made.add_row(*cells, Text("failed" if row.failure else "-", style="red" if row.failure else QUIET))
             continue
         placed = row.placed
         nodes = ", ".join(f"{words.short(name)} {count:,}" for name, count in placed.nodes.items())
-        made.add_row(*cells, text(nodes), *(f"{n:,}" for n in (placed.by_choice, len(placed.fallen), placed.copies)))
+        copies = _or_none(placed.copies, "{:,}".format)
+        made.add_row(*cells, text(nodes), f"{placed.by_choice:,}", f"{len(placed.fallen):,}", copies)
     return made
 
 
@@ -228,23 +233,12 @@ def _name(row: Row) -> str:
     return f"{row.label} on {row.setting}"
 
 
-def _failures(found: BenchResult) -> Iterator[tuple[str, Text]]:
-    for row in found.failures:
-        yield "failed", text(f"{_name(row)}: {row.failure}", "red")
-
-
-def _loads(found: BenchResult) -> Iterator[tuple[str, Text]]:
-    for row in found.rows:
-        if row.load is not None:
-            yield "under load", text(f"{_name(row)}: {row.load.sentence}")
-
-
 def _places(found: BenchResult, verbose: bool) -> Iterator[tuple[str, Text]]:
     """Where each row ran; what is said of several rows alike is said once."""
     label = "will run on" if _is_dry(found) else "ran on"
     said: dict[tuple[str, ...], list[Row]] = {}
     for row in found.rows:
-        if row.placed is not None and (verbose or not _plain(row.placed)):
+        if row.placed is not None and (verbose or not words.is_plain(row.placed)):
             said.setdefault(tuple(words.truth(row.placed)), []).append(row)
     for (first, *others), rows in said.items():
         who = _name(rows[0]) + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
@@ -253,15 +247,10 @@ def _places(found: BenchResult, verbose: bool) -> Iterator[tuple[str, Text]]:
         yield from ((label, text(each, "yellow")) for each in others[:_FALLEN_SHOWN])
         if len(others) > _FALLEN_SHOWN:
             yield label, text(f"and {len(others) - _FALLEN_SHOWN} more", QUIET)
-    plain = sum(1 for row in found.rows if row.placed is not None and _plain(row.placed))
+    plain = sum(1 for row in found.rows if row.placed is not None and words.is_plain(row.placed))
     if plain and not verbose:
         every = "every row" if plain == len(found.rows) else f"{plain} of {len(found.rows)} rows"
         yield label, text(f"{every}: all nodes on the provider asked for, nothing copied", QUIET)
-
-
-def _plain(placed: Placed) -> bool:
-    """Everything where it was asked for, so that a word is enough."""
-    return len(placed.nodes) == 1 and not (placed.fallen or placed.copies or placed.graph or placed.by_choice)
 
 
 def _measured(found: BenchResult, verbose: bool) -> Iterator[tuple[str, Text]]:

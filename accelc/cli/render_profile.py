@@ -24,16 +24,23 @@ def profile(console: Console, row: Row, found: Profile, *, verbose: bool = False
         if name == "operator" or len(shares) > 1 or verbose:
             _shares(console, name, shares, verbose)
     near = "" if found.total.of_limit is None else f", {_of_limit(found.total)} of the machine's limit"
-    around = f"{words.number(found.overhead_ms)} ms of a run of {words.number(found.wall_ms)} ms, profiling included"
     lines = [
         ("nodes", text(f"{words.number(found.nodes_ms)} ms in {len(found.nodes):,} nodes{near}")),
-        ("between", text(around)),
+        _profiled(found),
         *([("peaks", text(_peaks(found.peaks), QUIET))] if found.peaks is not None else []),
         *([("trace", text(found.trace))] if found.trace else []),
         *(("note", text(each)) for each in found.notes),
     ]
     console.print(facts(lines))
     console.print()
+
+
+def _profiled(found: Profile) -> tuple[str, Text]:
+    """What times are of."""
+    wall = words.number(found.wall_ms)
+    if found.latency_ms is None:
+        return "between", text(f"{words.number(found.overhead_ms)} ms of a run of {wall} ms, profiling included")
+    return "profiled", text(f"runs of {wall} ms; times are corrected to add up to the latency without it", QUIET)
 
 
 def _shares(console: Console, name: str, shares: Sequence[Share], verbose: bool) -> None:

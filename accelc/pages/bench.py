@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from accelc.benchmark import words
-from accelc.benchmark.results import BenchResult, Figure, Latency, Row, Versus
+from accelc.benchmark.results import BenchResult, Latency, Row, Versus
 from accelc.measure import TOLERANCE
 from accelc.pages import costs, loads, profiles
 from accelc.pages.charts import Mark, bars, ms_tick, ratios
@@ -17,17 +17,17 @@ from accelc.pages.document import page as whole_page
 from accelc.units import milliseconds, seconds, size
 from accelc.words import Said
 
-_MOST_SENTENCES = 12
 _MOST_NAMED = 3
 
 
 def page(result: BenchResult) -> str:
     """The page for a result."""
-    said = _sentences(result)
+    said = words.verdicts(result)
     title = said[0] if len(said) == 1 else _title(result)
-    lead: list[Child] = [items(said[:_MOST_SENTENCES]) if len(said) > 1 else None]
-    if len(said) > _MOST_SENTENCES:
-        lead.append(tag("p", f"{len(said) - _MOST_SENTENCES} more comparisons are below.", class_="quiet"))
+    most = words.MOST_VERDICTS
+    lead: list[Child] = [items(said[:most]) if len(said) > 1 else None]
+    if len(said) > most:
+        lead.append(tag("p", f"{len(said) - most} more comparisons are below.", class_="quiet"))
     lead += [tag("p", words.machine(result.environment), class_="quiet"), _tiles(result)]
     return whole_page("accelc bench", title, lead, list(_sections(result)), _foot(result))
 
@@ -64,33 +64,6 @@ def _title(result: BenchResult) -> str:
     return f"{len(labels) - 1} models against {labels[0]}"
 
 
-def _sentences(result: BenchResult) -> list[str]:
-    """A sentence for each comparison of two models, or of two providers where there is one model."""
-    kinds = {each.kind for row in result.rows for each in row.versus}
-    kind = "model" if "model" in kinds else "provider"
-    several = len({row.setting for row in result.rows}) > 1
-    return [_sentence(result, row, each, several) for row in result.rows for each in row.versus if each.kind == kind]
-
-
-def _sentence(result: BenchResult, row: Row, found: Versus, several: bool) -> str:
-    other = result.rows[found.against]
-    if found.kind == "model":
-        mine, theirs = row.label, other.label
-        setting = f" ({row.setting})" if several else ""
-    else:
-        mine, theirs = f"{row.label} with {words.where(row)}", f"with {words.where(other)}"
-        setting = f" ({row.setting.shape})" if row.setting.shape else ""
-    bounds = f"[{found.low:.2f}, {found.high:.2f}]"
-    if found.verdict == "faster":
-        return f"{mine} is {found.ratio:.2f} times as fast as {theirs} {bounds}{setting}"
-    if found.verdict == "slower":
-        return f"{mine} is slower than {theirs}: {found.ratio:.2f} times as fast {bounds}{setting}"
-    near = found.low >= 1 - TOLERANCE and found.high <= 1 + TOLERANCE
-    why = f"no difference beyond {100 * TOLERANCE:.0f} %" if near else "no difference that is certain"
-    verb = "is" if near else "may be"
-    return f"{mine} {verb} as fast as {theirs}: {why}, {found.ratio:.2f} times {bounds}{setting}"
-
-
 def _tiles(result: BenchResult) -> Element | None:
     """The figures at a glance of one model, or of two side by side; None where there are more rows."""
     rows = [row for row in result.rows if row.latency is not None]
@@ -115,7 +88,7 @@ def _ratio(row: Row) -> str:
     """How a row compares with the first, or its own interval where there is nothing to compare."""
     found = words.versus(row)
     if found is not None:
-        return f"{found.ratio:.2f} times as fast [{found.low:.2f}, {found.high:.2f}]"
+        return f"{found.ratio:.2f} times as fast {words.bounds(found.low, found.high)}"
     return "" if row.latency is None else words.interval(row.latency.p50_ms)
 
 
@@ -152,15 +125,18 @@ def _sections(result: BenchResult) -> Iterator[Element]:
 
 
 def _failures(result: BenchResult) -> Iterator[Child]:
-    if result.failures:
-        rows = [[f"{row.label}, {row.setting}", row.failure, str(row.exit_code)] for row in result.failures]
-        yield table("Rows without figures.", ["row", "why", "exit code"], rows, numbers=(2,))
+    failed = [(row, row.failure) for row in result.failures]
+    without = [(row, row.profile_failure) for row in result.rows if row.profile_failure]
+    for caption, found in (("Rows without figures.", failed), ("Rows without a profile.", without)):
+        if found:
+            lines = [[f"{row.label}, {row.setting}", why, str(row.exit_code)] for row, why in found]
+            yield table(caption, ["row", "why", "exit code"], lines, numbers=(2,))
 
 
 def _conditions(result: BenchResult) -> Iterator[Child]:
     if result.conditions:
         signs = {"yes": Said("holds", "bad"), "no": Said("does not hold", "good")}
-        rows = [
+        rows: list[list[Child]] = [
             [each.text, each.row, signs.get(each.holds) or Said(each.holds, "caution"), each.detail]
             for each in result.conditions
         ]
@@ -194,7 +170,7 @@ def _times(result: BenchResult, title: str, shown: Sequence[tuple[Row, Latency]]
             timed.p50_ms.value,
             [
                 f"{words.number(timed.p50_ms.value, unit)} ms",
-                tag("span", _bounds(timed.p50_ms, unit), class_="quiet"),
+                tag("span", words.interval(timed.p50_ms, unit), class_="quiet"),
             ],
             timed.p50_ms.low,
             timed.p50_ms.high,
@@ -223,17 +199,13 @@ def _times(result: BenchResult, title: str, shown: Sequence[tuple[Row, Latency]]
     return figure(title, caption, bars(marks, ms_tick), same)
 
 
-def _bounds(found: Figure, like: float) -> str:
-    return f"[{words.number(found.low, like)}, {words.number(found.high, like)}]"
-
-
 def _versus(result: BenchResult, title: str, compared: Sequence[tuple[Row, Versus]]) -> Element:
     tones = {"faster": "good", "slower": "bad"}
     marks = [
         Mark(
             row.label,
             each.ratio,
-            [f"{each.ratio:.2f} [{each.low:.2f}, {each.high:.2f}]", tag("span", each.verdict, class_="quiet")],
+            [f"{each.ratio:.2f} {words.bounds(each.low, each.high)}", tag("span", each.verdict, class_="quiet")],
             each.low,
             each.high,
             more=words.where(row),
@@ -248,7 +220,7 @@ def _versus(result: BenchResult, title: str, compared: Sequence[tuple[Row, Versu
             [
                 name(result, row),
                 _other(result, each),
-                *(f"{value:.3f}" for value in (each.ratio, each.low, each.high)),
+                *(words.finite(value, ".3f") for value in (each.ratio, each.low, each.high)),
                 each.verdict,
             ]
             for row, each in compared
@@ -295,8 +267,7 @@ def _table(result: BenchResult) -> Iterator[Child]:
         [[line[place] for place in kept] for line in rows],
         numbers=range(2, len(kept) - (heads[kept[-1]] == "error")),
     )
-    notes = [f"{name(result, row)}: {note}" for row in result.rows for note in row.notes]
-    yield items(notes)
+    yield items([f"{who}: {note}" for who, note in words.notes(result)])
 
 
 def _label(row: Row) -> Child:
@@ -328,7 +299,7 @@ def _percentile(timed: Latency, value: float | None, which: str) -> Child:
     if value is not None:
         bounds = timed.percentiles.get(which)
         shown = words.number(value, timed.p50_ms.value)
-        return [shown, tag("span", _bounds(bounds, timed.p50_ms.value), class_="quiet") if bounds else None]
+        return [shown, tag("span", words.interval(bounds, timed.p50_ms.value), class_="quiet") if bounds else None]
     return tag("span", f"needs {timed.needed.get(which, 0):,} runs", class_="quiet needs")
 
 
@@ -349,7 +320,7 @@ def _placed(result: BenchResult) -> Iterator[Child]:
                 *(f"{placed.nodes.get(provider, 0):,}" for provider in providers),
                 f"{placed.by_choice:,}",
                 Said(f"{len(placed.fallen):,}", "caution") if placed.fallen else "0",
-                Said(f"{placed.copies:,}", "caution") if placed.copies else "0",
+                Said(f"{placed.copies:,}", "caution") if placed.copies else "-" if placed.copies is None else "0",
                 placed.graph or "-",
             ]
             for row, placed in found

@@ -13,7 +13,7 @@ from accelc.pages.document import Child, figure, items, table, tag
 from accelc.pages.plots import Axis, Line, Point, legend, plot
 from accelc.pages.scales import linear, logarithmic
 from accelc.units import milliseconds
-from accelc.words import Said
+from accelc.words import Said, Tone
 
 Naming = Callable[[BenchResult, Row], str]
 Loaded = tuple[str, Row, Load]
@@ -26,15 +26,17 @@ def parts(result: BenchResult, name: Naming) -> Iterator[Child]:
     found = [(name(result, row), row, row.load) for row in result.rows if row.load is not None]
     if not found:
         return
-    yield items([_said(label, load) for label, _, load in found])
+    yield items([each for label, row, load in found for each in _said(label, row, load)])
     yield _throughput(found)
     offered = [each for each in found if any(seen.offered is not None for seen in each[2].windows)]
     if offered:
         yield _arrivals(offered)
 
 
-def _said(label: str, load: Load) -> Said:
-    return Said(f"{label}: {load.sentence}", "" if load.valid is None else "good" if load.valid else "bad")
+def _said(label: str, row: Row, load: Load) -> list[Said]:
+    tone: Tone = "" if load.valid is None else "good" if load.valid else "bad"
+    first, *more = words.under_load(row)
+    return [Said(f"{label}: {first}", tone), *(Said(f"{label}: {each}", "caution") for each in more)]
 
 
 def _throughput(found: Sequence[Loaded]) -> Element:
@@ -70,7 +72,7 @@ def _rate(label: str, load: Load) -> Mark:
     return Mark(
         label,
         rate.value,
-        [f"{rate.value:,.4g} /s", tag("span", f"[{rate.low:,.4g}, {rate.high:,.4g}]", class_="quiet")],
+        [f"{rate.value:,.4g} /s", tag("span", words.between(rate.low, rate.high, "{:,.4g}".format), class_="quiet")],
         rate.low,
         rate.high,
         rounds=[] if load.most else [seen.achieved for seen in load.windows],
@@ -84,7 +86,7 @@ def _figures(row: Row, load: Load) -> list[Child]:
     return [
         f"{load.queries:,}",
         "" if load.offered is None else f"{load.offered:,.4g}",
-        *(f"{value:,.4g}" for value in (load.achieved.value, load.achieved.low, load.achieved.high)),
+        *(words.finite(value, ",.4g") for value in (load.achieved.value, load.achieved.low, load.achieved.high)),
         *("" if value is None else words.number(value) for value in times),
         "" if load.within is None else f"{100 * load.within.value:.4g} %",
     ]

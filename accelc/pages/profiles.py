@@ -51,6 +51,8 @@ def _setting(found: Sequence[Profiled], changes: Sequence[Change], level: int) -
     if notes:
         yield items(notes)
     shown = "The runtime's own profile, of runs apart from those that were timed."
+    if any(profile.latency_ms is not None for _, profile in found):
+        shown += " Times are corrected to add up to the latency without a profile."
     yield _stacked("By operator", shown, found, lambda profile: profile.by_operator, level)
     made = "Which pass or rule of accelc, or the runtime, made the nodes; the others are as in the original file."
     if any(len(profile.by_origin) > 1 for _, profile in found):

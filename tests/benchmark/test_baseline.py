@@ -57,7 +57,7 @@ def test_conditions_are_read(text: str, metric: str, above: bool, value: float, 
         ("p50>+5ms", "a sign goes with a percentage"),
         ("p50>20", "the unit of p50 is ms, s or us"),
         ("memory>300", "the unit of memory is kB"),
-        ("memory>300ms", "is no size"),
+        ("memory>300ms", "the unit of memory is kB, MB, GB or MiB"),
         ("ratio<-5%", "ratio has no baseline"),
         ("p50<-100%", "nothing is 100 % less"),
     ],
@@ -109,6 +109,25 @@ def test_one_load_leaves_room_for_the_others() -> None:
     )
     assert one("p50>+5%", result(row("model", 2.2)), result(row("model", 2.0))).holds == "yes"
     assert one("p50>+50%", result(row(timed=replace(latency(4.0), loads=1))), result(row("model", 2.0))).holds == "yes"
+
+
+def test_one_load_leaves_room_in_ratios_too() -> None:
+    base, slow = row("base"), row("slow", versus=(versus(0, 0.94, 0.001),))
+    assert one("ratio<0.95", result(base, slow)).holds == "yes"
+    slow.latency = replace(latency(2.0), loads=1)
+    assert one("ratio<0.95", result(base, slow)).holds == "undecided"
+
+
+def test_ratio_is_against_the_first_model_only() -> None:
+    found = check(["ratio<0.95"], result(failed("base"), row("one"), row("two", versus=(versus(1, 0.5),))), None)
+    assert [each.holds for each in found] == ["not compared", "not compared"]
+
+
+@pytest.mark.parametrize("name", ["qps", "concurrency", "bound", "inputs"])
+def test_another_demand_is_not_compared(name: str) -> None:
+    found = one("p50>+5%", result(row("a"), options={name: 2}), result(row("a"), options={name: 1}))
+    assert found.holds == "not compared"
+    assert name in found.detail
 
 
 def test_figures_without_an_interval_compare_plainly() -> None:
@@ -193,7 +212,7 @@ def test_rows_are_matched_by_model_and_setting() -> None:
     now = result(row("a", 1.0), row("a", 2.0, shape="batch=8"), row("c", 9.0), row("a", 1.0, threads=2))
     found = check(["p50>+5%"], now, before)
     assert [each.holds for each in found] == ["no", "no", "not compared", "not compared"]
-    assert found[2].detail == "the baseline has no such row"
+    assert found[2].detail.startswith("the baseline has no such row; it has ")
     assert one("p50>+5%", result(row("a")), result(failed("a"))).detail == "the baseline has no figures for this row"
     assert one("p50>+5%", result(failed("a")), result(row("a"))).holds == "not compared"
 
@@ -286,3 +305,7 @@ def test_what_cannot_be_checked_is_refused_before_any_work(tmp_path: Path) -> No
     with pytest.raises(UsageError, match=r"none\.json: the baseline cannot be read"):
         prepare([], tmp_path / "none.json", models=1)
     assert prepare(["ratio<1", "p50>5ms"], None, models=2) is None
+    base = tmp_path / "base.json"
+    base.write_text(result(row("a")).to_json(), encoding="utf-8")
+    with pytest.raises(UsageError, match="a baseline is for conditions against it"):
+        prepare(["p50>5ms"], base, models=1)

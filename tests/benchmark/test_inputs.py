@@ -12,7 +12,7 @@ from bench_models import case, options, write
 
 from accelc.benchmark.inputs import Inputs, feeds_for, fitting, shapes_in_words
 from accelc.benchmark.plan import Case
-from accelc.errors import UsageError
+from accelc.errors import BackendError, UsageError
 from accelc.runner import RuntimeFailure
 
 TWO = "two (float[batch, 4] x, int64[n] k, float[2, batch] h) => (float[batch, 4] y) { y = Mul(x, x) }"
@@ -63,6 +63,13 @@ def test_a_batch_is_the_size_of_every_dimension_that_counts_items(tmp_path: Path
     assert shapes["x"] == (8, 4)
     assert shapes["h"] == (2, 8)
     assert found.items == 8
+
+
+def test_inputs_larger_than_the_memory_are_refused(tmp_path: Path) -> None:
+    one = case(write(tmp_path / "m.onnx", "m (float[batch, 4] x) => (float[batch, 4] y) { y = Relu(x) }"), batch=1000)
+    with pytest.raises(BackendError, match=r"3 feed sets take 48\.00 kB of 40\.00 kB; choose a smaller batch or shape"):
+        made(one, memory_limit=40_000)
+    assert made(one, memory_limit=48_000).items == 1000
 
 
 def test_a_fixed_batch_is_told(tmp_path: Path) -> None:

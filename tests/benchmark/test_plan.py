@@ -53,10 +53,21 @@ def test_a_model_that_cannot_be_had_is_refused_alone(tmp_path: Path) -> None:
     assert all("\n" not in str(each.error) for each in found if isinstance(each, Refused))
 
 
-def test_an_unknown_provider_ends_it_before_a_model_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_provider_is_refused_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.onnx")
+    found = cases(options(path, providers=("cpu", "cdua", "cpu:thread=1")))
+    assert [type(each) for each in found] == [Case, Refused, Refused]
+    said = [f"{each.error.exit_code} {each.error}" for each in found if isinstance(each, Refused)]
+    assert said[0].startswith("2 there is no backend named 'cdua'; did you mean cuda")
+    assert "no option 'thread'" in said[1]
+
+
+def test_an_unknown_provider_alone_ends_it_before_a_model_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plan, "Source", None)
     with pytest.raises(UsageError, match="there is no backend named 'cdua'"):
-        cases(options(tmp_path / "a.onnx", providers=("cpu", "cdua")))
+        cases(options(tmp_path / "a.onnx", providers=("cdua",)))
 
 
 def refusing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:

@@ -97,6 +97,24 @@ def test_overload_ends_a_window():
     assert reading.latencies.max() > 5
 
 
+def test_a_start_that_is_late_still_serves_a_query():
+    late = iter([0.0, 9.0, 9.0, 10.0, 10.0, 11.0])
+    served = press(lambda number: None, Window(1, 1.0, warm=0), clock=lambda: next(late))
+    assert served.query.size == 1
+    late = iter([0.0, 9.0, 9.0, 10.0, 10.0, 10.0])
+    times = np.array([0.0, 1.0])
+    served = press(lambda number: None, Window(1, 20.0, times, patience=5.0, warm=0), clock=lambda: next(late))
+    assert served.query.tolist() == [0]
+    assert served.overloaded
+
+
+def test_a_window_whose_only_query_comes_early_counts_it():
+    times = np.array([0.1])
+    served = serve(np.ones(1), Window(1, arrivals=times, warm=0), Clock())
+    reading = queued(served, 0, times=times, seconds=10.0, bound=2.0)
+    assert (reading.seen.queries, reading.seen.within) == (1, 1.0)
+
+
 def test_warm_queries_are_not_counted():
     asked = []
     served = press(asked.append, Window(2, seconds=0.0, arrivals=np.array([0.0, 0.001]), warm=3))

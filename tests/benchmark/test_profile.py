@@ -9,25 +9,29 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bench_models import HEAD, case, write
+from bench_models import HEAD, case, options, write
 
 from accelc import ir, stamps
-from accelc.benchmark import profile as profiles
+from accelc.benchmark import profile as module
+from accelc.benchmark import recording
 from accelc.benchmark.attribution import Attribution
-from accelc.benchmark.events import middle, read, recorded
-from accelc.benchmark.profile import NodeTime, Profile, changes, profile
+from accelc.benchmark.events import Timed, read, recorded, undisturbed
+from accelc.benchmark.profile import NodeTime, Profile, Subject, changes, corrected, profiles
 from accelc.benchmark.profiled import Peaks
 from accelc.benchmark.results import BenchResult, Row, Setting
+from accelc.benchmark.run import bench
 from accelc.benchmark.scopes import MOST_LAYERS, TOP, Scopes, layers
 from accelc.data import Feed
-from accelc.errors import BackendError, UsageError
+from accelc.errors import AccelcError, BackendError, UsageError
+from accelc.runner import RuntimeFailure
 
 FLAT = Peaks(1e9, 1e9, 1e9, 1e9, 1 << 20)
 
 
 @pytest.fixture(autouse=True)
-def _flat_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiles, "peaks", lambda backend, threads: FLAT)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "RUN_S", 0.05)
+    monkeypatch.setattr(module, "peaks", lambda backend, threads: FLAT)
 
 
 # --- events
@@ -52,12 +56,9 @@ def test_times_are_per_run_and_gaps_lie_between_nodes() -> None:
             node_event("b", "Exp", start + 45, 50, 1),
             run_event(start, 100),
         ]
-    found = recorded(events, 2)
-    assert [(node.name, node.operator, node.us.tolist()) for node in found.nodes] == [
-        ("a", "Relu", [30.0, 30.0]),
-        ("b", "Exp", [50.0, 50.0]),
-    ]
-    assert found.wall_us.tolist() == [100.0, 100.0]
+    found = recorded(events, [False, True, True])
+    assert [(node.name, node.operator, node.ms) for node in found.nodes] == [("a", "Relu", 0.030), ("b", "Exp", 0.050)]
+    assert found.wall_ms == 0.1
     assert found.between_ms == pytest.approx(0.020)  # 10 before, 5 between, 5 after
 
 
@@ -69,30 +70,54 @@ def test_control_flow_does_not_count_its_body_twice() -> None:
         node_event("body", "Add", 40, 25, 3),
         node_event("after", "Relu", 90, 5, 1),
     ]
-    found = {node.name: node for node in recorded(events, 1).nodes}
-    assert found["loop"].us.tolist() == [40.0]
-    assert found["body"].us.tolist() == [40.0]
+    found = {node.name: node for node in recorded(events, [True]).nodes}
+    assert {name: node.ms for name, node in found.items()} == {"loop": 0.040, "body": 0.040, "after": 0.005}
     assert len(found["body"].calls) == 2
-    assert found["after"].us.tolist() == [5.0]
-    assert sum(node.us[0] for node in found.values()) + recorded(events, 1).between_ms * 1000 == 100
+    between = recorded(events, [True]).between_ms
+    assert sum(node.ms for node in found.values()) + between == pytest.approx(0.1)
 
 
-def test_runs_before_the_last_ones_do_not_count() -> None:
+def test_only_runs_that_count_do() -> None:
     events = [run_event(0, 500), node_event("a", "Relu", 1, 400), run_event(600, 20), node_event("a", "Relu", 601, 10)]
-    assert recorded(events, 1).nodes[0].us.tolist() == [10.0]
+    assert recorded(events, [False, True]).nodes[0].ms == 0.010
+    assert recorded(events, [True, False]).nodes[0].ms == 0.400
 
 
-def test_one_interrupted_run_does_not_move_the_middle() -> None:
-    assert middle(np.array([10.0, 11.0, 10.0, 11.0, 9000.0, 10.0, 11.0, 10.0])) == 10.5
+def test_interrupted_runs_do_not_count() -> None:
+    runs = np.array([[10.0, 11.0, 10.0, 900.0, 500.0, 11.0, 9000.0, 400.0], [5.0] * 8])
+    assert undisturbed(runs).tolist() == [10.0, 5.0]
+    assert undisturbed(np.array([7.0])) == 7.0
 
 
 def test_a_trace_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
-    path.write_text("[{", encoding="utf-8")
-    with pytest.raises(BackendError, match="no readable profile"):
-        read(path, 1)
+    for text in ("[{", "[", "", json.dumps([run_event(0, 1)])[:-1]):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(BackendError, match="no readable profile"):
+            read(path, [True])
     with pytest.raises(BackendError, match="holds 1 of 3 runs"):
-        recorded([run_event(0, 1)], 3)
+        recorded([run_event(0, 1)], [True] * 3)
+
+
+def test_a_trace_is_read_in_whatever_layout(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    events = [node_event("a", "Relu", 1, 8, input_type_shape=[{"float": [2, 3]}]), run_event(0, 10)]
+    for indent in (None, 1):
+        path.write_text(json.dumps(events, indent=indent), encoding="utf-8")
+        (only,) = read(path, [True]).nodes
+        assert only.ms == 0.008
+        assert only.calls[0].inputs == (("float", (2, 3)),)
+
+
+def test_times_add_up_to_the_latency_without_a_profile() -> None:
+    def ms(latency: float, *times: float) -> list[float]:
+        nodes = [Timed(str(at), "Relu", "CPU", each) for at, each in enumerate(times)]
+        return [round(node.ms, 6) for node in corrected(nodes, latency)]
+
+    assert ms(7.0, 2.0, 8.0) == [0.5, 6.5]  # writing down is the same for every call
+    assert ms(3.0, 2.0, 8.0) == [0.0, 3.0]  # but no more than the quickest takes; the rest by time
+    assert ms(15.0, 2.0, 8.0) == [3.0, 12.0]
+    assert ms(1.0) == []
 
 
 # --- whose nodes they are
@@ -223,9 +248,13 @@ def test_groups_add_up_and_the_limit_counts_only_where_it_is_known() -> None:
 # --- a real run
 
 
-def feed(**values: Any) -> list[Feed]:
-    """One feed set."""
-    return [Feed(values, "test")]
+def profile(path: Path, *, trace: Path | None = None, latency_ms: float | None = None, **values: Any) -> Profile:
+    """Of one model."""
+    subject = Subject(case(path), Feed(values, "test"), latency_ms)
+    (found,) = profiles([subject], traces=[trace] if trace else [])
+    if isinstance(found, AccelcError):
+        raise found
+    return found
 
 
 TWO_LAYERS = """g (float[n, 8] x) => (float[n, 8] y) <float[8, 8] w1, float[8, 8] w2> {
@@ -254,7 +283,7 @@ def test_a_profile_knows_every_node(tmp_path: Path, named: bool) -> None:
     path = two_layers(tmp_path / "two.onnx", named=named)
     before = path.read_bytes()
     trace = tmp_path / "trace.json"
-    found = profile(case(path), feed(x=np.ones((2, 8), np.float32)), trace=trace)
+    found = profile(path, trace=trace, latency_ms=0.5, x=np.ones((2, 8), np.float32))
     assert path.read_bytes() == before
     assert found.runs > 0
     assert sorted(node.operator for node in found.nodes) == ["MatMul", "MatMul", "Relu", "Relu"]
@@ -267,14 +296,49 @@ def test_a_profile_knows_every_node(tmp_path: Path, named: bool) -> None:
     assert product.bytes == 4 * (2 * 8 + 8 * 8 + 2 * 8)  # the weights too, though the runtime has packed them
     assert product.limit_ms is not None
     assert sum(node.share for node in found.nodes) == pytest.approx(1.0)
+    assert found.nodes_ms == pytest.approx(0.5)
     assert found.trace == str(trace)
     assert any(event["name"] == "model_run" for event in json.loads(trace.read_text(encoding="utf-8")))
+
+
+def test_profiles_of_a_benchmark_add_up_to_its_latencies(tmp_path: Path) -> None:
+    models = [two_layers(tmp_path / "a.onnx"), two_layers(tmp_path / "b.onnx", named=False)]
+    found = bench(options(*models, duration="0.02s", profile=True, trace=tmp_path / "traces"))
+    for row in found.rows:
+        assert row.profile is not None
+        assert row.latency is not None
+        assert row.profile.nodes_ms == pytest.approx(row.latency.p50_ms.value)
+        assert Path(row.profile.trace).is_file()
+    first, second = (row.profile.nodes_ms for row in found.rows if row.profile)
+    assert sum(each.gain_ms for each in found.changes) == pytest.approx(first - second)
+    assert len({row.profile.trace for row in found.rows if row.profile}) == 2
+
+
+def test_under_load_times_stay_as_they_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accelc.benchmark.windows._LEAST_S", 0.02)
+    monkeypatch.setattr("accelc.benchmark.scenarios._PILOT_S", 0.02)
+    found = bench(options(two_layers(tmp_path / "a.onnx"), duration="0.05s", scenario="offline", profile=True))
+    profile = found.rows[0].profile
+    assert profile is not None
+    assert profile.latency_ms is None
+    assert profile.overhead_ms > 0
+
+
+def test_one_that_fails_leaves_the_others_their_profiles(tmp_path: Path) -> None:
+    fine = [case(write(tmp_path / f"{name}.onnx")) for name in "ab"]
+    broken = case(write(tmp_path / "c.onnx", "g (float[2, 3] x) => (float[2, 3] y) { y = Relu(x) }"))
+    feed = Feed({"x": np.ones((1, 4), np.float32)}, "test")
+    first, failed, second = profiles([Subject(each, feed) for each in (fine[0], broken, fine[1])])
+    assert isinstance(failed, RuntimeFailure)
+    for each in (first, second):
+        assert isinstance(each, Profile)
+        assert [node.operator for node in each.nodes] == ["Mul"]
 
 
 def test_a_trace_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx")
     with pytest.raises(UsageError, match="trace cannot be written"):
-        profile(case(path), feed(x=np.ones((1, 4), np.float32)), trace=tmp_path / "none" / "t.json")
+        profile(path, trace=tmp_path / "none" / "t.json", x=np.ones((1, 4), np.float32))
 
 
 def test_loops_count_their_calls(tmp_path: Path) -> None:
@@ -285,7 +349,7 @@ def test_loops_count_their_calls(tmp_path: Path) -> None:
                 [keep] d = Identity(c)  [step] t = Add(s, s) }>
         }""",
     )
-    found = profile(case(path), feed(x=np.ones(4, np.float32), n=np.array(5, np.int64)))
+    found = profile(path, x=np.ones(4, np.float32), n=np.array(5, np.int64))
     step = next(node for node in found.nodes if node.name == "step")
     assert (step.calls, step.flops) == (5, 20)
     loop = next(node for node in found.nodes if node.name == "loop")
@@ -328,7 +392,6 @@ def test_parts_that_look_alike_are_taken_together_with_the_reason() -> None:
     assert fused.why == ("norm/layer_norm",)
     assert (fused.first, fused.second, fused.setting, fused.region) == ("x", "y", "cpu", "a, b")
     assert (same.before, same.gain_ms, same.why) == ({"Relu": 1}, -0.5, ())
-    assert same.drift == pytest.approx(1 / 1.5)
 
 
 def test_gains_add_up_to_the_difference_of_the_profiles() -> None:

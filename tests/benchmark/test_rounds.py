@@ -35,7 +35,8 @@ class Machine:
 
 @dataclass
 class Lane:
-    """cost: of a run; twice that in the generation `slow`, and ten times until `disturbed_until`.
+    """cost: of a run; twice that in the generation `slow`, and ten times until `disturbed_until`. load_s: of a load,
+    process_s: of the process for it, until that is kept.
 
     fails: the kind of call and the generation that fail, `after` so many calls of the kind.
     """
@@ -44,6 +45,7 @@ class Lane:
     name: str
     cost: float = 0.001
     load_s: float = 0.01
+    process_s: float = 0.0
     feeds: int = 1
     group: str = "all"
     slow: int | None = None
@@ -55,9 +57,17 @@ class Lane:
     def open(self, generation: int) -> Block:
         self.generation = generation
         self.machine.calls.append(("open", self.name, generation))
-        self.machine.now += self.load_s
+        self.machine.now += self.load_s + self.process_s
         self._fail("open")
         return self._block
+
+    @property
+    def again_s(self) -> float:
+        return self.load_s
+
+    def keep_process(self) -> None:
+        self.process_s = 0.0
+        self.machine.calls.append(("keep", self.name))
 
     def _block(self, feed: int, runs: int, warm: int) -> NDArray[np.float64]:
         self.machine.calls.append(("block", self.name, feed, runs, warm))
@@ -183,6 +193,14 @@ def test_rounds_take_the_time_of_all_lanes() -> None:
     lanes = [Lane(machine, "a", load_s=0.0), Lane(machine, "b", load_s=0.0)]
     machine.times(*lanes, seconds=3.0)
     assert 6.0 <= machine.now <= 7.5
+
+
+@pytest.mark.parametrize(("process_s", "loads", "kept"), [(0.2, 4, 0), (0.4, 4, 1), (0.0, 16, 0)])
+def test_the_process_is_kept_where_new_ones_take_too_long(process_s: float, loads: int, kept: int) -> None:
+    machine = Machine()
+    (found,) = machine.times(Lane(machine, "a", load_s=0.01, process_s=process_s), seconds=2.0)
+    assert len(machine.of("keep")) == kept
+    assert np.unique(found.load_of).size == (16 if kept else loads)
 
 
 @pytest.mark.parametrize(

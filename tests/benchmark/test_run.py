@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import accelc
 from accelc.benchmark.lanes import CaseLane
 from accelc.benchmark.results import BenchResult, Row
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 MLP = ROOT / "models" / "digits_mlp.onnx"
 CNN = ROOT / "models" / "digits_cnn.onnx"
@@ -28,7 +30,7 @@ HUGE = """huge (float[batch, 4] x) => (float[n] y) <int64[1] s = {40000000000}>
 
 
 def run(*models: Path, **more: Any) -> BenchResult:
-    return accelc.bench(list(models), **{"duration": 0.3, **more})
+    return accelc.bench(list(models), **{"duration": 0.1, **more})
 
 
 def failure(row: Row) -> tuple[int, str]:
@@ -66,7 +68,7 @@ def test_two_models_side_by_side() -> None:
     assert found.options["seed"] == 0
     assert found.scenario == "single-stream"
     assert "inputs: generated, image 1x1x8x8" in found.notes
-    assert any(text.startswith("measuring 2 cases, about 600 ms") for text in said)
+    assert any(text.startswith("measuring 2 cases, about 200 ms") for text in said)
 
 
 def test_a_copy_of_a_model_computes_the_same_and_threads_are_compared() -> None:
@@ -91,12 +93,13 @@ def test_rows_fail_one_by_one_and_the_others_are_measured(tmp_path: Path) -> Non
     refused = write(tmp_path / "refused.onnx", REFUSED)
     good, other = write(tmp_path / "good.onnx"), write(tmp_path / "other.onnx")
     unlike = write(tmp_path / "unlike.onnx", "u (float[n] z) => (float[n] y) { y = Relu(z) }")
-    found = run(broken, refused, good, unlike, tmp_path / "gone.onnx", other)
+    huge = write(tmp_path / "huge.onnx", HUGE)
+    found = run(broken, refused, good, unlike, tmp_path / "gone.onnx", other, huge)
     codes = [row.exit_code for row in found.rows]
-    assert codes == [3, 3, 0, 2, 2, 0]
+    assert codes == [3, 3, 0, 2, 2, 0, 2]
     for row, words in zip(
-        [found.rows[at] for at in (0, 1, 3, 4)],
-        ["broken.onnx", "the runtime cannot load the model", "unlike.onnx: has other inputs", "no such file"],
+        [found.rows[at] for at in (0, 1, 3, 4, 6)],
+        ["broken.onnx", "the runtime cannot load the model", "unlike.onnx: has other inputs", "no such file", "memory"],
         strict=True,
     ):
         assert words in failure(row)[1]
@@ -107,15 +110,6 @@ def test_rows_fail_one_by_one_and_the_others_are_measured(tmp_path: Path) -> Non
     assert found.rows[5].error.against == 2
 
 
-def test_a_model_that_needs_too_much_memory_is_one_line(tmp_path: Path) -> None:
-    good, huge = write(tmp_path / "good.onnx"), write(tmp_path / "huge.onnx", HUGE)
-    found = run(good, huge)
-    assert found.rows[0].latency is not None
-    code, words = failure(found.rows[1])
-    assert code == 2
-    assert "memory" in words
-
-
 def test_a_model_that_is_killed_while_it_is_timed_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = write(tmp_path / "one.onnx"), write(tmp_path / "two.onnx")
     block, calls = CaseLane._block, []
@@ -124,7 +118,7 @@ def test_a_model_that_is_killed_while_it_is_timed_fails_alone(tmp_path: Path, mo
         child = self.process.runner._child
         if self.case.label == "one" and child is not None:
             calls.append(arguments)
-            if len(calls) == 5:
+            if len(calls) == 2:
                 child.process.kill()
         return block(self, *arguments)
 
@@ -158,16 +152,24 @@ def test_random_outputs_are_not_compared(tmp_path: Path) -> None:
     assert found.rows[1].error.relative == 0
 
 
-def test_the_users_data() -> None:
-    found = run(MLP, inputs=EVAL, batch=8)
+def test_the_users_data_and_conditions() -> None:
+    found = run(MLP, inputs=EVAL, batch=8, fail_if=["size<1kB", "size>1kB", "p50>1000s"])
     assert found.failures == []
     assert found.rows[0].latency is not None
     assert found.rows[0].latency.items == 8
     assert f"inputs: {EVAL}, image 8x1x8x8" in found.notes
+    assert [each.holds for each in found.conditions[:2]] == ["no", "yes"]
+    assert found.conditions[2].holds in ("no", "undecided")  # one round alone has no interval
 
 
-def test_a_dry_run_measures_nothing(tmp_path: Path) -> None:
-    (row,) = run(write(tmp_path / "a.onnx"), dry_run=True).rows
+def test_a_dry_run_measures_nothing_and_its_json_names_its_schema(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.onnx")
+    found = run(path, dry_run=True)
+    data = found.to_dict()
+    assert data["schema"] == "accelc.bench/1"
+    assert data["rows"][0]["setting"]["provider"] == "cpu"
+    assert data["options"]["models"] == [str(path)]
+    (row,) = found.rows
     assert row.placed is not None
     assert row.placed.nodes == {"CPUExecutionProvider": 1}
     assert row.latency is None
@@ -175,7 +177,9 @@ def test_a_dry_run_measures_nothing(tmp_path: Path) -> None:
     assert not row.failure
 
 
-def test_models_under_load(tmp_path: Path) -> None:
+def test_models_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accelc.benchmark.windows._LEAST_S", 0.02)
+    monkeypatch.setattr("accelc.benchmark.scenarios._PILOT_S", 0.02)
     one, two = write(tmp_path / "a.onnx"), write(tmp_path / "b.onnx")
     found = run(one, two, scenario="offline", concurrency=2, duration=0.1)
     assert found.scenario == "offline"
@@ -187,16 +191,12 @@ def test_models_under_load(tmp_path: Path) -> None:
     assert [each.kind for each in found.rows[1].versus] == ["model"]
 
 
-def test_conditions_are_answered() -> None:
-    found = run(MLP, fail_if=["p50>1000s", "size<1kB"])
-    assert [each.holds for each in found.conditions] == ["no", "no"]
-
-
-def test_the_result_is_json_that_names_its_schema() -> None:
-    data = run(MLP, dry_run=True).to_dict()
-    assert data["schema"] == "accelc.bench/1"
-    assert data["rows"][0]["setting"]["provider"] == "cpu"
-    assert data["options"]["models"] == [str(MLP)]
+def test_a_profile_that_fails_leaves_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = accelc.UsageError("the trace cannot be written")
+    monkeypatch.setattr("accelc.benchmark.profile.profiles", lambda *given, **more: [gone])
+    (row,) = run(MLP, profile=True, duration=0.1).rows
+    assert row.latency is not None
+    assert (row.failure, row.profile_failure, row.exit_code) == ("", "the trace cannot be written", 2)
 
 
 def test_ctrl_c_ends_the_children(tmp_path: Path) -> None:
@@ -206,17 +206,24 @@ def test_ctrl_c_ends_the_children(tmp_path: Path) -> None:
     for line in work.stdout:
         if "load 1" in line:
             break
-    time.sleep(0.5)
     children = Path(f"/proc/{work.pid}/task/{work.pid}/children")
     if not children.exists():
         work.kill()
         pytest.skip("this system does not list the children of a process")
-    found = [int(each) for each in children.read_text().split()]
+    found = until(lambda: [int(each) for each in children.read_text().split()])
     work.send_signal(signal.SIGINT)
     _, errors = work.communicate(timeout=30)
     assert "KeyboardInterrupt" in errors
-    assert found
-    assert not any(os.path.exists(f"/proc/{each}") for each in found)
+    assert until(lambda: not any(os.path.exists(f"/proc/{each}") for each in found))
+
+
+def until(holds: Callable[[], T]) -> T:
+    """What holds, which may take a while on a busy machine."""
+    for _ in range(600):
+        if value := holds():
+            return value
+        time.sleep(0.05)
+    pytest.fail("nothing happened in 30 s")
 
 
 def test_names_are_found_without_loading_anything_heavy() -> None:

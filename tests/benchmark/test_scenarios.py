@@ -11,6 +11,7 @@ from accelc.benchmark.pressure import press
 from accelc.benchmark.results import Figure
 from accelc.benchmark.scenarios import Demand, Load, Loaded, run
 from accelc.benchmark.windows import arrivals, highest, plan, share
+from accelc.benchmark.words import rate
 from accelc.errors import UsageError
 from accelc.plain import plain
 from accelc.runner import RuntimeFailure
@@ -129,7 +130,7 @@ def test_the_highest_rate_is_found():
         assert each.load.most.value == pytest.approx(truth, rel=0.1)
         assert each.load.offered == each.load.most.low
         assert each.load.valid
-        assert f"at most {each.load.most.value:.4g} queries/s within 50 ms" in each.load.sentence
+        assert f"at most {rate(each.load.most.value)} queries/s within 50 ms" in each.load.sentence
         assert len(each.load.tried) >= len(each.times.blocks) >= 2
     ratio = np.median(found[1].times.blocks) / np.median(found[0].times.blocks)
     assert ratio == pytest.approx(truths[0] / truths[1], rel=0.1)

@@ -122,6 +122,30 @@ def test_five_percent_are_seen(kind: str, factor: float, verdict: str) -> None:
     assert sum(versus(times(a, factor), times(b), 0, "model").verdict == verdict for a, b in pairs) >= 47
 
 
+@pytest.mark.parametrize("kind", [*ROUNDS, "loads differ", "two kinds of loads", "neighbours alike"])
+@pytest.mark.parametrize("rounds", [4, 6, 20])
+def test_one_load_claims_no_difference_between_equal_models(kind: str, rounds: int) -> None:
+    pairs = made(kind, 200, 1, rounds)
+    assert {versus(times(a), times(b), 0, "model").verdict for a, b in pairs} == {"same"}
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(0.5, "faster"), (2.0, "slower"), (1.05, "same"), (0.9, "same")])
+def test_one_load_tells_large_differences_only(factor: float, verdict: str) -> None:
+    pairs = made("drift", 50, 1, 60)
+    assert {versus(times(a, factor), times(b), 0, "model").verdict for a, b in pairs} == {verdict}
+
+
+def test_one_load_whose_single_runs_disagree_with_its_rounds_decides_nothing() -> None:
+    # Rounds of one run each were disturbed on one side; the long ones, with most of the runs, are equal.
+    steady, blocks = np.ones(16), np.array([3.2] * 12 + [1.0] * 4)
+    runs = np.concatenate([blocks[:12], np.ones(400)])
+    found = versus(
+        Times(np.ones(412), steady, load_of(1, 16)), Times(runs, np.full(16, 3.2), load_of(1, 16)), 0, "model"
+    )
+    assert found.ratio == pytest.approx(3.2)
+    assert found.verdict == "same"
+
+
 def test_what_loads_hide_is_not_claimed() -> None:
     pairs = made("loads differ", 100, 4, 200)
     verdicts = [versus(times(a, 1.02), times(b), 0, "model").verdict for a, b in pairs]

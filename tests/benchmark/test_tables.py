@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from bench_results import comparison, failed, latency, result, row, versus
 
-from accelc.benchmark.results import BenchResult, Figure
+from accelc.benchmark.results import BenchResult, Error, Fallen, Figure, Placed
 from accelc.benchmark.tables import check_report
 from accelc.errors import UsageError
 
@@ -47,6 +47,24 @@ def test_csv_keeps_text_in_its_cell() -> None:
     assert rows[0]["model"] == 'a "b", c'
     assert rows[0]["failure"] == "x.onnx: line one\nline two, and more"
     assert len(rows) == 2
+
+
+@pytest.mark.parametrize("label", ["=1+2", "+x", "-x", "@x", " =x"])
+def test_csv_has_no_formulas(label: str) -> None:
+    (only,) = csv_rows(result(row(label)))
+    assert only["model"] == f"'{label}"
+    (smaller,) = csv_rows(result(row(error=Error(0, -0.5, 0.1))))
+    assert smaller["error_cosine"] == "-0.5"
+
+
+def test_markdown_says_what_a_reader_must_know() -> None:
+    fallen = (Fallen("/a", "NonZero", "CPUExecutionProvider", "no kernel"),)
+    placed = Placed({"CUDAExecutionProvider": 3, "CPUExecutionProvider": 1}, 0, fallen, 2)
+    two = (row(provider="cuda", placed=placed, notes=["mind this"]), row("b", notes=["mind this"]))
+    text = result(*two).to_markdown()
+    assert text.count("mind this") == 1
+    assert "/a (NonZero) runs on CPU: no kernel" in text
+    assert "2 copies between devices in each run" in text
 
 
 def test_csv_leaves_bounds_out_that_are_not_finite() -> None:

@@ -23,7 +23,7 @@ class SharedClock:
         self.now = 0.0
         self._turn = threading.Condition()
         self._wakes = []
-        self._others = threading.active_count()
+        self._others = set(threading.enumerate())
 
     def __call__(self):
         return self.now
@@ -33,7 +33,7 @@ class SharedClock:
             wake = self.now + seconds
             self._wakes.append(wake)
             while self.now < wake:
-                if len(self._wakes) == threading.active_count() - self._others:
+                if len(self._wakes) == len(set(threading.enumerate()) - self._others):
                     self.now = min(self._wakes)
                     self._wakes = [each for each in self._wakes if each > self.now]
                     self._turn.notify_all()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,10 @@ from accelc.backends.cuda import no_driver
 from accelc.benchmark.baseline import Condition
 from accelc.benchmark.options import BenchOptions
 from accelc.benchmark.profile import Change, NodeTime, Peaks, Profile
-from accelc.benchmark.results import BenchResult, Fallen, Placed
+from accelc.benchmark.results import BenchResult, Fallen, Figure, Placed, Versus
 
 no_cuda = pytest.mark.skipif(not no_driver(), reason="this machine has an NVIDIA driver")
-QUICK = ("--duration", "0.2s")
+QUICK = ("--duration", "0.1s")
 
 
 @pytest.fixture
@@ -135,9 +138,8 @@ def test_a_comparison_is_shown(bench: Bench) -> None:
     heads = [line for line in text.splitlines() if line.startswith("batch=")]
     assert heads == ["batch=1, single stream, on cpu", "batch=8, single stream, on cpu"]
     lines = {" ".join(line.split()) for line in text.splitlines()}
-    assert "base 2.000 [1.989, 2.011] - - 500" in lines
-    assert "fast base 1.60 x [1.58, 1.62] faster" in lines
-    assert "fast base 0.995 x [0.985, 1.005] same" in lines
+    assert "base 2.000 [1.989, 2.011] 500 -" in lines
+    assert "fast 1.250 [1.243, 1.257] 800 1.60 x [1.58, 1.62] faster" in lines
     assert "broken failed" in lines
     assert "p90 needs 23,886 runs, p99 262,742; there are 250" in lines
     assert "fast 35.5 ms 4.250 ms 12.50 MB 600.00 kB 1.5e-06" in lines
@@ -145,9 +147,18 @@ def test_a_comparison_is_shown(bench: Bench) -> None:
     assert "noise another process used 40 % of the processor" in lines
 
 
-def test_a_wide_terminal_has_the_comparison_beside_the_latency(bench: Bench) -> None:
-    lines = {" ".join(line.split()) for line in shown(bench, comparison(), COLUMNS="110").stdout.splitlines()}
-    assert "fast 1.250 [1.243, 1.257] - - 800 1.60 x [1.58, 1.62] faster" in lines
+def test_a_narrow_terminal_has_the_comparison_below_the_latency(bench: Bench) -> None:
+    lines = {" ".join(line.split()) for line in shown(bench, comparison(), COLUMNS="60").stdout.splitlines()}
+    assert "fast 1.250 [1.243, 1.257] 800" in lines
+    assert "fast base 1.60 x [1.58, 1.62] faster" in lines
+    assert "fast base 0.995 x [0.985, 1.005] same" in lines
+
+
+def test_percentiles_have_columns_where_a_row_has_them(bench: Bench) -> None:
+    found = result(row(), row("fast", timed=latency(1.25, runs=30_000)))
+    lines = {" ".join(line.split()) for line in shown(bench, found).stdout.splitlines()}
+    assert "model p50 ms 95 % p90 per second" in lines
+    assert "p90 needs 23,886 runs, p99 262,742; there are 250 to 30,000" in lines
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "120"])
@@ -249,6 +260,11 @@ def test_profiles_and_changes_are_shown(bench: Bench) -> None:
     assert "/enc 5.000 3.500 +1.500" in lines
     assert "MatMul, 2 Erf -> MatMul, Gelu; made by fuse/gelu_erf" in lines
     assert "base.json" in text
+    assert "between 0.500 ms of a run of 6.500 ms, profiling included" in lines
+    for each in found.rows:
+        each.profile = replace(each.profile, latency_ms=6.0) if each.profile else None
+    again = " ".join(shown(bench, found).stdout.split())
+    assert "profiled runs of 6.500 ms; times are corrected to add up" in again
     verbose = [" ".join(line.split()) for line in shown(bench, found, "-v").stdout.splitlines()]
     assert "MatMul 2 4.000 66.7 % 2 2 50 %" in verbose
     assert "100 GFLOP/s in float, 20 GB/s from memory" in " ".join(text.split())
@@ -303,28 +319,66 @@ def test_quiet_prints_what_fails(bench: Bench) -> None:
     assert line == "accelc: --fail-if p50>5ms for model on cpu: yes, it is"
 
 
+def test_a_missing_profile_leaves_the_figures_and_is_not_passed_over(bench: Bench) -> None:
+    found = result(row(profile_failure="the trace is gone", exit_code=2))
+    done = shown(bench, found)
+    assert done.exit_code == 2
+    assert "no profile" in done.stdout
+    assert "model on cpu: the trace is gone" in done.stdout
+    assert "the trace is gone" in one_line_error(shown(bench, found, "-q"), 2)
+    assert "the trace is gone" in found.to_markdown()
+    assert "the trace is gone" in found.to_html()
+
+
+def test_what_is_said_of_several_rows_stands_once(bench: Bench) -> None:
+    rows = [failed("a", "no such provider", provider="cuda", memory=each) for each in ("host", "device")]
+    text = shown(bench, result(row("b", notes=["mind"]), row("c", notes=["mind"]), *rows)).stdout
+    assert text.count("no such provider") == text.count("mind") == 1
+    assert "a on cuda and 1 more: no such provider" in text
+    assert "b on cpu and 1 more: mind" in text
+
+
+def test_an_interval_without_an_end_is_not_known(bench: Bench) -> None:
+    timed = replace(latency(2.0), p50_ms=Figure(2.0, 0.0, math.inf), loads=1)
+    unsure = Versus(0, "model", 3.0, 0.0, math.inf, "same")
+    found = result(row("a", timed=timed), row("b", timed=timed, versus=(unsure,)))
+    text = shown(bench, found).stdout
+    assert "[not known]" in text
+    assert "b may be as fast as a: no difference that is certain" in " ".join(text.split())
+    for each in (text, found.to_markdown(), found.to_html()):
+        assert "inf" not in each.replace("infer", "")
+
+
 # --- real runs -------------------------------------------------------------------------------------------------------
 
 
-def test_two_models_are_measured(folder: Path) -> None:
-    done = run("bench", "model.onnx", "lean.onnx", *QUICK, "--json")
-    assert done.exit_code == 0, done.stderr
-    found = json.loads(done.stdout)
-    first, second = found["rows"]
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A folder with models and base.json, and what the command that wrote it said."""
+    path = tmp_path_factory.mktemp("measured")
+    (path / "broken.onnx").write_text("this is no model, it is a line of text\n", encoding="utf-8")
+    write(path / "model.onnx")
+    write(path / "lean.onnx", LEAN)
+    models = [path / f"{name}.onnx" for name in ("broken", "model", "lean")]
+    return path, run("bench", *models, *QUICK, "--report", path / "base.json")
+
+
+def test_two_models_are_measured(measured: tuple[Path, Result]) -> None:
+    found = json.loads((measured[0] / "base.json").read_text(encoding="utf-8"))
+    _, first, second = found["rows"]
     assert (first["label"], second["label"]) == ("model", "lean")
     assert first["latency"]["p50_ms"]["value"] > 0
-    assert second["versus"][0]["against"] == 0
+    assert second["versus"][0]["against"] == 1
     assert second["error"]["relative"] == 0
     assert first["placed"]["nodes"] == {"CPUExecutionProvider": 3}
 
 
-def test_a_broken_model_does_not_stop_the_others(folder: Path) -> None:
-    (folder / "broken.onnx").write_text("this is no model, it is a line of text\n", encoding="utf-8")
-    done = run("bench", "broken.onnx", "lean.onnx", *QUICK)
+def test_a_broken_model_does_not_stop_the_others(measured: tuple[Path, Result]) -> None:
+    done = measured[1]
     assert done.exit_code == 3
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "broken failed" in lines
-    assert any(line.startswith("lean 0.0") for line in lines), done.stdout
+    assert any(re.match(r"lean \d+\.\d+ \[", line) for line in lines), done.stdout
     assert "not an ONNX model" in " ".join(lines)
     assert done.stderr == ""
 
@@ -339,11 +393,12 @@ def test_a_shape_that_does_not_fit_fails_its_row(folder: Path) -> None:
     assert done.exit_code == wrong["exit_code"] != 0
 
 
-def test_a_result_is_the_baseline_of_the_next(folder: Path) -> None:
-    assert run("bench", "lean.onnx", *QUICK, "--report", "base.json", "-q").exit_code == 0
-    held = run(
-        "bench", "lean.onnx", *QUICK, "--baseline", "base.json", "--fail-if", "p50>-99%", "--fail-if", "size>+0%"
-    )
-    assert held.exit_code == 7
-    assert "p50>-99% for lean on cpu: yes" in " ".join(held.stdout.split())
-    assert "size>+0% for lean on cpu: no" in " ".join(held.stdout.split())
+def test_a_result_is_the_baseline_of_the_next(measured: tuple[Path, Result]) -> None:
+    path, _ = measured
+    conditions = [part for each in ("p50>+900%", "size>+0%", "size>-99%") for part in ("--fail-if", each)]
+    held = run("bench", path / "lean.onnx", *QUICK, "--baseline", path / "base.json", *conditions)
+    said = " ".join(held.stdout.split())
+    assert held.exit_code == 7, said
+    assert re.search(r"p50>\+900% for lean on cpu: (yes|no|undecided)", said), "how fast it is does not matter here"
+    assert "size>+0% for lean on cpu: no" in said
+    assert "size>-99% for lean on cpu: yes" in said
