@@ -45,7 +45,7 @@ def feeds_for(case: Case, options: BenchOptions, run: Run, others: Sequence[Case
     survive it.
     """
     specs = signature(case.source.imported.proto)
-    sizes = _sizes(specs, case, others)
+    sizes = sizes_of(case, others)
     if options.inputs is None:
         _check_room(case, sizes.applied(), options.memory_limit or memory())
         feeds, notes = _generated(case, sizes, options.seed, run), tuple[str, ...]()
@@ -103,8 +103,9 @@ def _shape(value: Any) -> str:
     return "x".join(map(str, value.shape)) or "scalar"
 
 
-def _sizes(specs: tuple[InputSpec, ...], case: Case, others: Sequence[Case]) -> Sizes:
-    sizes = Sizes(specs)
+def sizes_of(case: Case, others: Sequence[Case] = ()) -> Sizes:
+    """What a case asks for. others: see feeds_for. Raises UsageError where the model does not take it."""
+    sizes = Sizes(signature(case.source.imported.proto))
     try:
         sizes.fix(case.shapes)
         if case.batch is not None:

@@ -93,8 +93,8 @@ def measure(
 
     Groups are measured one after the other, the lanes of a group in the same rounds and with the same feeds, in turn.
     The rounds are divided into 4 to 16 loads, each in a new process where there is time for that; into one where four
-    would take more than half as long as the rounds, or fewer than four rounds fit. One round is always made. A lane that fails has its failure, the others go on with a
-    new load.
+    would take more than half as long as the rounds, or fewer than four rounds fit. One round is always made. A lane
+    that fails has its failure, the others go on with a new load.
     """
     tell = progress or (lambda text: None)
     logs = [_Log(lane) for lane in lanes]

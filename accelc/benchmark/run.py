@@ -15,7 +15,7 @@ from accelc.backend_base import Backend
 from accelc.benchmark import baseline, rounds, scenarios, statistics
 from accelc.benchmark.agreement import error_of
 from accelc.benchmark.fingerprint import environment
-from accelc.benchmark.inputs import Inputs, feeds_for, fitting, shapes_in_words
+from accelc.benchmark.inputs import Inputs, feeds_for, fitting, shapes_in_words, sizes_of
 from accelc.benchmark.lanes import CaseLane, Process
 from accelc.benchmark.noise import Watch, sentences
 from accelc.benchmark.options import BenchOptions
@@ -168,10 +168,11 @@ class _Bench:
         known: dict[int, tuple[Feed, ...]] = {}
         for at in self._alive(members):
             case = self.cases[at]
-            if inputs is None:
-                self.feeds[at] = ()
-                continue
             with self._told(at, "preparing"):
+                if inputs is None:
+                    sizes_of(case)
+                    self.feeds[at] = ()
+                    continue
                 if id(case.source) not in known:
                     feeds, notes = fitting(inputs, case)
                     known[id(case.source)] = feeds
@@ -273,9 +274,13 @@ class _Bench:
                 self.changes += profile.changes(self.rows[first], self.rows[at])
 
     def _alone_ms(self, at: int) -> float | None:
-        """Of a run, where one was timed after the other."""
+        """Of a run, where one was timed after the other: by the ratio to the first model, which scatters least."""
         latency = self.rows[at].latency
-        return None if latency is None or self.options.demand is not None else latency.p50_ms.value
+        if latency is None or self.options.demand is not None:
+            return None
+        paired = next((each for each in self.rows[at].versus if each.kind == "model"), None)
+        first = None if paired is None else self.rows[paired.against].latency
+        return latency.p50_ms.value if paired is None or first is None else first.p50_ms.value / paired.ratio
 
     def _trace_name(self, at: int) -> str:
         return f"{_UNFIT.sub('-', f'{self.rows[at].label} {self.rows[at].setting}')}.json"

@@ -304,12 +304,11 @@ def test_a_profile_knows_every_node(tmp_path: Path, named: bool) -> None:
 def test_profiles_of_a_benchmark_add_up_to_its_latencies(tmp_path: Path) -> None:
     models = [two_layers(tmp_path / "a.onnx"), two_layers(tmp_path / "b.onnx", named=False)]
     found = bench(options(*models, duration="0.02s", profile=True, trace=tmp_path / "traces"))
-    for row in found.rows:
-        assert row.profile is not None
-        assert row.latency is not None
-        assert row.profile.nodes_ms == pytest.approx(row.latency.p50_ms.value)
-        assert Path(row.profile.trace).is_file()
+    assert all(row.profile and Path(row.profile.trace).is_file() for row in found.rows)
     first, second = (row.profile.nodes_ms for row in found.rows if row.profile)
+    assert found.rows[0].latency is not None
+    assert first == pytest.approx(found.rows[0].latency.p50_ms.value)
+    assert first / second == pytest.approx(found.rows[1].versus[0].ratio)
     assert sum(each.gain_ms for each in found.changes) == pytest.approx(first - second)
     assert len({row.profile.trace for row in found.rows if row.profile}) == 2
 

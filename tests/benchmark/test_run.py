@@ -169,6 +169,7 @@ def test_a_dry_run_measures_nothing_and_its_json_names_its_schema(tmp_path: Path
     assert data["schema"] == "accelc.bench/1"
     assert data["rows"][0]["setting"]["provider"] == "cpu"
     assert data["options"]["models"] == [str(path)]
+    assert "1 of input x is 4, 5 is asked for" in run(path, dry_run=True, shapes=[{"x": (2, 5)}]).rows[0].failure
     (row,) = found.rows
     assert row.placed is not None
     assert row.placed.nodes == {"CPUExecutionProvider": 1}
