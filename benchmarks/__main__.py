@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def main(
             if export_only:
                 return
             wanted = [name for name in optimizers.names(python) if not only or name in only]
-            data = _measure(ready, wanted, notes, work, duration, threads, limit, python)
-            kept.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            for data in _measure(ready, wanted, notes, work, duration, threads, limit, python):
+                write(kept, json.dumps(data, indent=2, allow_nan=False) + "\n")
         _render(json.loads(kept.read_text(encoding="utf-8")), output, picture)
     except (AccelcError, FileNotFoundError) as error:
         raise click.ClickException(str(error)) from error
@@ -74,9 +75,11 @@ def _measure(
     threads: int | None,
     limit: str,
     python: str,
-) -> dict[str, Any]:
+) -> Iterator[dict[str, Any]]:
+    """The figures so far, after each model: what is there when the rest takes too long can be rendered."""
     studies: list[Study] = []
     environment: dict[str, Any] = {}
+    asked = [f"--duration {duration}", *([f"--threads {threads}"] if threads else [])]
     for model in ready:
         try:
             figures, environment = study(
@@ -91,16 +94,15 @@ def _measure(
             )
         except AccelcError as error:
             notes.append(f"{model.name}: {error}")
-            continue
-        studies.append(figures)
-    asked = [f"--duration {duration}", *([f"--threads {threads}"] if threads else [])]
-    return {
-        "command": " ".join(["python -m benchmarks", *asked]),
-        "environment": plain(environment),
-        "versions": optimizers.versions(python),
-        "notes": notes,
-        "studies": plain(studies),
-    }
+        else:
+            studies.append(figures)
+        yield {
+            "command": " ".join(["python -m benchmarks", *asked]),
+            "environment": plain(environment),
+            "versions": optimizers.versions(python),
+            "notes": notes,
+            "studies": plain(studies),
+        }
 
 
 def _render(data: dict[str, Any], output: Path, picture: Path) -> None:
