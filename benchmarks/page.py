@@ -57,7 +57,7 @@ def page(
         parts.append(_table(study))
         parts += [f"{noise}." for noise in study.noise]
     if notes:
-        parts += ["## Left out", _list(notes)]
+        parts += ["## Notes", _list(notes)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
