@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from page_reports import curve, point
 
 from accelc.errors import UsageError
 from accelc.pareto import SCHEMA, write_pareto
@@ -15,34 +16,7 @@ from accelc.pass_base import PassRecord
 from accelc.report import Refusal, Report
 from accelc.size import Size
 
-
-def point(label: str, drop: float, ratio: float | None, **more: Any) -> dict[str, Any]:
-    known = {
-        "label": label,
-        "units": {"float": 1, "static": 4},
-        "quality": {"cosine": 1 - min(drop, 1.0)},
-        "drop": drop,
-        "inside": drop <= 0.01,
-        "reason": "" if drop <= 0.01 else "cosine is low",
-        "ratio": ratio,
-        "low": None if ratio is None else ratio - 0.1,
-        "high": None if ratio is None else ratio + 0.1,
-        "estimated": False,
-        "bytes": 1_000_000,
-        "chosen": False,
-        "front": False,
-    }
-    return known | more
-
-
-POINTS = [
-    point("float", 0.0, 1.0, front=True, low=None, high=None),
-    point("dynamic", 0.004, 1.6, front=True, chosen=True),
-    point("static <all> & more", 0.05, 2.2, front=True),
-    point("worse", 0.02, 1.2, estimated=True, low=None, high=None),
-    point("not timed", 0.03, None),
-    point("broken", float("inf"), 1.3),
-]
+POINTS = curve("static <all> & more")
 
 
 def report(*points: dict[str, Any], **more: Any) -> Report:
