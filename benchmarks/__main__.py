@@ -79,7 +79,7 @@ def _measure(
     """The figures so far, after each model: what is there when the rest takes too long can be rendered."""
     studies: list[Study] = []
     environment: dict[str, Any] = {}
-    asked = [f"--duration {duration}", *([f"--threads {threads}"] if threads else [])]
+    asked = [*(model.name for model in ready), f"--duration {duration}", *([f"--threads {threads}"] if threads else [])]
     for model in ready:
         try:
             figures, environment = study(

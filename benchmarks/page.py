@@ -15,7 +15,7 @@ _HEAD = ("", "nodes", "size", "times as fast", "", "largest error", "top-1", "ti
 _FACTS = ("processor", "cores", "features", "memory", "system", "python", "build", "date")
 _LEAD = """
 What accelc's levels and the peers that are installed make of the same models, measured by `accelc bench`. This page is
-written by `{command}`, never by hand.
+written by `{command}`.
 """.strip()
 _METHOD = """
 - Each optimizer runs once on each model, with its own defaults, in a process of its own. *Time to make* is that of the

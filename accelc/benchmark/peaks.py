@@ -29,7 +29,7 @@ Rate: TypeAlias = float | None
 
 @lru_cache(maxsize=32)
 def peaks(backend: Backend, threads: int | None) -> Peaks:
-    """Measure, in about a second; the second time from memory. Raises RuntimeFailure when nothing runs at all."""
+    """Measure, in a few seconds; the second time from memory. Raises RuntimeFailure when nothing runs at all."""
     real = [(*_product(size), 2 * size**3) for size in PRODUCT_SIZES]
     whole = [(*_integer_product(size), 2 * size**3) for size in PRODUCT_SIZES]
     moved = [(*_addition(size // 4), 2 * size) for size in ARRAY_BYTES]

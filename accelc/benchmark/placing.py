@@ -71,20 +71,16 @@ def without_graphs(backend: Backend) -> Backend:
 
 def _load(runner: Runner, case: Case, dump: Path) -> tuple[Session, tuple[str, ...]]:
     """A session that tells where its nodes are. dump: where the graph that it runs goes, if there are providers."""
-    backend, threads = case.backend, _threads(case)
+    backend, threads = case.backend, case.setting.threads
     if len(backend.providers()) == 1:
-        return backend.load(runner, case.path, record=True, **threads), ()
+        return backend.load(runner, case.path, record=True, threads=threads), ()
     try:
-        return backend.load(runner, case.path, record=True, optimized=dump, **threads), ()
+        return backend.load(runner, case.path, record=True, optimized=dump, threads=threads), ()
     except RuntimeFailure as failure:
         # Graphs with parts that a provider compiled cannot be written.
         if failure.kind != "load" or "compiled" not in str(failure):
             raise
-    return backend.load(runner, case.path, record=True, **threads), (_UNCOUNTED,)
-
-
-def _threads(case: Case) -> dict[str, Any]:
-    return {} if case.setting.threads is None else {"threads": case.setting.threads}
+    return backend.load(runner, case.path, record=True, threads=threads), (_UNCOUNTED,)
 
 
 def _read(dump: Path) -> ir.Model:
@@ -97,7 +93,7 @@ def _read(dump: Path) -> ir.Model:
 
 def _profiled(runner: Runner, case: Case, feeds: Mapping[str, Any], folder: Path) -> list[Assigned]:
     """The same from the profile of one run; nodes that did not run are not in it."""
-    session = case.backend.load(runner, case.path, profile=folder / "run", **_threads(case))
+    session = case.backend.load(runner, case.path, profile=folder / "run", threads=case.setting.threads)
     try:
         runner.run(session, feeds, timeout=600)
         profile = runner.end_profile(session)
@@ -210,7 +206,7 @@ def _graph_verdict(runner: Runner, case: Case, placed: Placed) -> str:
         return ""
     captured = replace(backend, options=(*without_graphs(backend).options, (GRAPHS, "1")))
     try:
-        session = captured.load(runner, case.path, **_threads(case))
+        session = captured.load(runner, case.path, threads=case.setting.threads)
     except RuntimeFailure as failure:
         if failure.kind != "load":
             raise

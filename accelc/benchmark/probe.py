@@ -88,12 +88,12 @@ def probe(
 
 def _run(runner: Runner, case: Case, values: Sequence[Mapping[str, Any]]) -> Probed:
     """Load and run; without values nothing runs. Where the nodes are is not known yet."""
-    backend, threads = case.backend, {} if case.setting.threads is None else {"threads": case.setting.threads}
+    backend = case.backend
     _read_once(case)
     with backend.hold(runner, values, case.setting.memory) as held:
         before, _ = runner.memory(reset=True)
         device = backend.device_bytes()
-        session = backend.load(runner, case.path, **threads)
+        session = backend.load(runner, case.path, threads=case.setting.threads)
         first = 1e3 * float(backend.measure(runner, session, held[0], 1)[0]) if held else None
         _, most = runner.memory()
         device = _more(device, backend.device_bytes())

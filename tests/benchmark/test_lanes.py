@@ -49,6 +49,20 @@ def test_a_lane_times_its_model_and_loads_it_in_a_fresh_process(tmp_path: Path, 
     assert pid(process) != first
 
 
+def test_a_process_that_is_kept_loads_again_and_lets_go_of_what_it_had(tmp_path: Path, process: Process) -> None:
+    path = write(tmp_path / "a.onnx")
+    lane = CaseLane(case(path), feeds(path), 1, process)
+    lane.open(0)
+    assert lane.again_s > 0
+    first = pid(process)
+    lane.keep_process()
+    lane.close()
+    assert lane.again_s == 0
+    assert not process.runner._live
+    assert lane.open(1)(2, 3, 0).shape == (3,)
+    assert pid(process) == first
+
+
 def test_a_lane_lives_on_when_its_neighbour_kills_the_process(tmp_path: Path, process: Process) -> None:
     path = write(tmp_path / "a.onnx")
     shared = feeds(path)
